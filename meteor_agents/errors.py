@@ -1,0 +1,79 @@
+"""Every error of this project, in one tree.
+
+    MeteorError
+    ├── UsageError            the user must change something: exit code 2
+    │   ├── SettingsError     a setting is unknown, missing or out of range
+    │   ├── QuestionsError    a questions file cannot be read as it is
+    │   ├── TemplateError     a prompt template is missing or cannot be rendered
+    │   └── MissingExtraError an optional dependency is not installed
+    ├── ModelError            a model did not give a reply to one call
+    │   ├── TransientModelError   worth another try (time-out, 429, 5xx)
+    │   ├── RefusedCallError      this request will never be answered (400, context too long)
+    │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
+    ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
+    ├── StoreError            the run directory cannot be used as it is
+    └── BudgetReached         the run stopped at its budget, everything saved: exit code 3
+
+A failed question is data on its trace; a failed store, trainer, key or setting ends the run.
+"""
+
+from __future__ import annotations
+
+
+class MeteorError(Exception):
+    """The root. `str(error)` is for people: what happened, to whom, and what to do next."""
+
+
+class UsageError(MeteorError):
+    """The user must change a setting, an input or the command line."""
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, missing or out of range."""
+
+
+class QuestionsError(UsageError):
+    """A questions file is missing or malformed; the message names the file and the line."""
+
+
+class TemplateError(UsageError):
+    """A prompt template is missing, does not parse, or uses a variable that its role does not get."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs packages that are not installed: pip install 'meteor-agents[{extra}]'")
+
+
+class ModelError(MeteorError):
+    """A model gave no reply to one call."""
+
+
+class TransientModelError(ModelError):
+    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RefusedCallError(ModelError):
+    """The server will never answer this request as it is."""
+
+
+class CredentialsError(ModelError):
+    """The server does not accept the key: no call will succeed."""
+
+
+class TrainingError(MeteorError):
+    """A training job failed. The message holds the last lines of its log."""
+
+
+class StoreError(MeteorError):
+    """The run directory or its store cannot be used as it is."""
+
+
+class BudgetReached(MeteorError):  # noqa: N818 - an outcome, not a mistake
+    """The run reached its budget and stopped, everything saved."""

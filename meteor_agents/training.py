@@ -1,0 +1,148 @@
+"""The seam to the trainer, and what it trains on: examples, preference pairs, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .events import Event
+from .models import ChatMessage
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Example(_Value):
+    """One supervised example: the very messages that inference renders, and the reply to learn."""
+
+    kind: Literal["sft"] = "sft"
+    id: str
+    prompt: tuple[ChatMessage, ...]
+    target: str
+
+
+class PreferencePair(_Value):
+    """Two replies to one prompt, of which `chosen` is preferred."""
+
+    kind: Literal["pair"] = "pair"
+    id: str
+    prompt: tuple[ChatMessage, ...]
+    chosen: str
+    rejected: str
+
+
+Row = Annotated[Example | PreferencePair, Field(discriminator="kind")]
+
+
+class Checkpoint(_Value):
+    """A complete Hugging Face folder (weights, config, generation config, tokenizer, chat template).
+
+    `version` names the weights in every message they speak. It is derived from what made them, so equal versions mean
+    equal weights.
+    """
+
+    version: str
+    path: Path
+
+
+class LoraSettings(_Value):
+    """Low-rank adapters (arXiv 2106.09685), merged into the weights when the checkpoint is written."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: float | None = None
+    """Scale numerator; 2 r when absent."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class TrainingSettings(_Value):
+    """How one training job runs. Stages may override single fields."""
+
+    backend: str = "deepspeed"
+    config: str = "zero2"
+    """A DeepSpeed preset of configs/deepspeed (zero1, zero2, zero3, zero2-offload, zero3-offload) or a JSON file."""
+    processes: int = Field(default=1, ge=1)
+    """Ranks on this machine (GPUs, or CPU processes)."""
+    learning_rate: float = Field(default=3e-5, gt=0)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    """Examples per optimizer step, over all ranks and accumulation steps."""
+    micro_batch_size: int = Field(default=8, ge=1)
+    """Examples per forward pass on one rank."""
+    max_length: int = Field(default=512, ge=8)
+    """Tokens; a longer row is left out, counted and reported."""
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 where the hardware multiplies it natively, else float32."""
+    lora: LoraSettings | None = None
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+
+class PairwiseLoss(_Value):
+    """Stage 3's loss on a preference pair, over length-normalised log-likelihoods."""
+
+    name: Literal["hinge"] = "hinge"
+    margin: float = Field(default=0.1, gt=0)
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the winner's own negative log-likelihood, added against forgetting."""
+
+
+class TrainingJob(_Value):
+    """Everything that decides the weights of the new checkpoint."""
+
+    name: str
+    """For people and for the folder's name, for example `refine-002`."""
+    rows: tuple[Row, ...]
+    """All examples, or all preference pairs."""
+    start: Checkpoint
+    settings: TrainingSettings
+    loss: PairwiseLoss | None = None
+    """None: supervised fine-tuning on examples."""
+
+    def version(self) -> str:
+        """The new checkpoint's version: the name, and a hash of the data, the start and the settings."""
+        return f"{self.name}-{self.hash()[:8]}"
+
+    def hash(self) -> str:
+        content = self.model_dump(mode="json", exclude={"start": {"path"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def data_hash(self) -> str:
+        rows = [row.model_dump(mode="json") for row in self.rows]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+class TrainingReport(_Value):
+    """What one finished job did."""
+
+    loss: float | None
+    """Mean loss over the last tenth of the steps."""
+    steps: int
+    tokens: int
+    """Non-padding tokens seen, over all epochs and ranks."""
+    seconds: float
+    rows_used: int
+    rows_too_long: int
+    metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class Trainer(Protocol):
+    """Turns a job into a new checkpoint folder."""
+
+    async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+        """Write the new checkpoint to `folder`, which does not exist yet, all or nothing.
+
+        Raises `TrainingError` with the last lines of the trainer's log; `folder` then does not exist. Cancelling ends
+        the trainer's processes.
+        """
+        ...
