@@ -75,5 +75,5 @@ class StoreError(MeteorError):
     """The run directory or its store cannot be used as it is."""
 
 
-class BudgetReached(MeteorError):  # noqa: N818 - an outcome, not a mistake
+class BudgetReached(MeteorError):
     """The run reached its budget and stopped, everything saved."""

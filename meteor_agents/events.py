@@ -103,6 +103,13 @@ class Note(Event):
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Draining(Event):
+    """The run was asked to stop: it admits nothing new."""
+
+    text: str = "stopping: finishing what is in flight (Ctrl-C again stops now; nothing received is lost)"
+
+
 class Observer(Protocol):
     def on_event(self, event: Event) -> None: ...
 

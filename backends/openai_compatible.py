@@ -1,0 +1,237 @@
+"""Any server that speaks the chat-completions interface: OpenAI's own, vLLM, SGLang, llama.cpp, gateways."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+import httpx
+from httpx_aiohttp import HttpxAiohttpClient
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from meteor_agents.errors import (
+    CredentialsError,
+    MeteorError,
+    ModelError,
+    RefusedCallError,
+    SettingsError,
+    TransientModelError,
+)
+from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+
+QUOTED = 300
+"""Characters of a server's own words that an error repeats."""
+RETRIED = {408, 409, 425, 429}
+"""Besides 5xx: what the same request may not meet again."""
+FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+class OpenAICompatibleModel:
+    """POSTs to `{base_url}/chat/completions`.
+
+    The key is read from the environment variable `api_key_env` once, here, and is in no error and no repr. `headers`
+    are sent along (their values are treated as secrets too). `timeout_s` bounds connecting and each wait for data.
+    `connections` bounds the sockets. `transport` replaces the network (`httpx.MockTransport` in tests).
+
+    Raises `SettingsError` when the variable is not set or `base_url` is no http(s) URL.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str = "https://api.openai.com/v1",
+        *,
+        api_key_env: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = 120,
+        connections: int = 1024,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._name = model
+        key = _key(api_key_env, model)
+        self._secrets = Secrets([key, *(headers or {}).values()])
+        self._url = _endpoint(base_url)
+        # aiohttp's connection pool: httpx's own collapses above some 32 connections.
+        self._client = HttpxAiohttpClient(
+            headers={**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})},
+            timeout=timeout_s,
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            transport=transport,
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name!r}, {self._secrets.hidden_in(str(self._url))!r})"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        if sampling.beams > 1:
+            raise RefusedCallError(f"{self._name}: a chat-completions server has no beam search; use `beams: 1`")
+        response = await self._post(_body(self._name, messages, sampling))
+        self._raise_for_status(response)
+        return self._completion(response)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _post(self, body: dict[str, Any]) -> httpx.Response:
+        failure: ModelError
+        try:
+            return await self._client.post(self._url, json=body)
+        except httpx.TimeoutException as error:
+            failure = TransientModelError(self._said(f"no reply in time from {self._url.host}", error))
+        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+            failure = TransientModelError(self._said(f"no connection to {self._url.host}", error))
+        raise failure from None  # the library's error holds the request, and with it the key
+
+    def _said(self, what: str, error: Exception) -> str:
+        words = self._secrets.hidden_in(str(error) or type(error).__name__)
+        return f"{self._name}: {what}: {words[:QUOTED]}"
+
+    def _raise_for_status(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        words = self._secrets.hidden_in(_server_words(response))[:QUOTED]
+        message = f"{self._name}: {self._url.host} answered {status} {response.reason_phrase}: {words}"
+        if status in (401, 403):
+            raise CredentialsError(f"{message}. Check the key and what it is allowed to use")
+        if status >= 500 or status in RETRIED:
+            raise TransientModelError(message, retry_after_s=_retry_after_s(response.headers.get("Retry-After")))
+        raise RefusedCallError(message)
+
+    def _completion(self, response: httpx.Response) -> Completion:
+        failure: MeteorError
+        try:
+            reply = _Reply.model_validate_json(response.content)
+        except ValidationError as malformed:
+            where = ".".join(str(step) for step in malformed.errors()[0]["loc"]) or "the body"
+            words = self._secrets.hidden_in(response.text)[:QUOTED]
+            failure = TransientModelError(
+                f"{self._name}: {self._url.host} sent no chat completion ({where} is not as it should be): {words}"
+            )
+        else:
+            choice, usage = reply.choices[0], reply.usage or _Usage()
+            return Completion(
+                text=choice.message.content or "",
+                finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.OTHER),
+                usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
+                model=self._name,
+                weights=(reply.metadata and reply.metadata.weight_version) or self._name,
+            )
+        raise failure from None  # the validation error quotes the body unredacted
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _ReplyMessage(_Wire):
+    """What a reasoning model thinks first arrives in `reasoning_content`; it is no part of its reply."""
+
+    content: str | None = None
+
+
+class _Choice(_Wire):
+    message: _ReplyMessage
+    finish_reason: str | None = None
+
+
+class _Usage(_Wire):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Metadata(_Wire):
+    weight_version: str | None = None
+
+
+class _Reply(_Wire):
+    choices: list[_Choice] = Field(min_length=1)
+    usage: _Usage | None = None
+    metadata: _Metadata | None = None
+
+
+class Secrets:
+    """What must never be shown. `hidden_in` blanks it, also where a server repeats it."""
+
+    def __init__(self, values: Sequence[str | None]) -> None:
+        words = {word for value in values if value for word in (value, *value.split()) if len(word) >= 6}
+        longest_first = sorted(words, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if words else None
+
+    def __repr__(self) -> str:
+        return "Secrets(…)"
+
+    def hidden_in(self, text: str) -> str:
+        return self._pattern.sub("***", text) if self._pattern else text
+
+
+def _key(variable: str | None, model: str) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise SettingsError(f"the environment variable {variable} is not set; it holds the key for {model}")
+    return key
+
+
+def _endpoint(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url.rstrip("/") + "/chat/completions")
+    except httpx.InvalidURL as invalid:
+        raise SettingsError(f"base_url {base_url!r} is not a URL: {invalid}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError(f"base_url {base_url!r} is not a URL like https://api.example.com/v1")
+    return url
+
+
+def _body(model: str, messages: Sequence[ChatMessage], sampling: SamplingParams) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [message.model_dump() for message in messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+    }
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    return body
+
+
+def _server_words(response: httpx.Response) -> str:
+    """The message inside a JSON error, else the body."""
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        error = error.get("message", error)
+    return str(error)
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds, from a number or from an HTTP date; None if there is neither."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

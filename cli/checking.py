@@ -1,0 +1,108 @@
+"""`meteor check`: everything that a run will need, tried before it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import typer
+
+from meteor_agents.backends.reference import NAME as REFERENCE
+from meteor_agents.backends.registry import open_trainer
+from meteor_agents.cli.assembly import open_judge_verifier, open_questions, open_role, open_templates
+from meteor_agents.cli.config_file import read_config
+from meteor_agents.cli.prompting import check_templates
+from meteor_agents.errors import MeteorError, ModelError
+from meteor_agents.events import Event
+from meteor_agents.messages import Question, Status
+from meteor_agents.models import ChatMessage
+from meteor_agents.settings import ModelSettings, Settings
+
+
+def check_config(config: str, overrides: tuple[str, ...]) -> None:
+    """Print one line a part; raise the first error after all parts have been tried."""
+    settings, base = read_config(config, overrides)
+    typer.echo(f"settings: {settings.name}, valid")
+    problems: list[MeteorError] = []
+    for check in (_check_questions, _check_templates, _check_trainer, _check_verifier):
+        try:
+            typer.echo(check(settings, base))
+        except MeteorError as error:
+            problems.append(error)
+            typer.echo(f"PROBLEM: {error}")
+    problems += asyncio.run(_check_roles(settings))
+    if problems:
+        raise type(problems[0])(f"{len(problems)} problem(s), named above; the first: {problems[0]}")
+
+
+def _check_questions(settings: Settings, base: Path) -> str:
+    sets = open_questions(settings, limit=None, observer=_Silent())
+    held = ", ".join(f"{len(questions)} {name}" for name, questions in sets.heldout.items()) or "none"
+    return f"questions: {len(sets.train)} to train on, {len(sets.gate)} for the gate; held out: {held}; no overlap"
+
+
+def _check_templates(settings: Settings, base: Path) -> str:
+    templates = open_templates(settings.prompts.dir)
+    questions = open_questions(settings, limit=None, observer=_Silent()).train
+    check_templates(templates, settings.domain, questions[0])
+    return "prompts: all parse and render"
+
+
+def _check_trainer(settings: Settings, base: Path) -> str:
+    open_trainer(settings.training.backend)
+    return f"training: {settings.training.backend} is installed"
+
+
+def _check_verifier(settings: Settings, base: Path) -> str:
+    if settings.judge.verifier is None:
+        return f"judge: a model, {settings.judge.identity}"
+    verifier = open_judge_verifier(settings, base)
+    try:
+        questions: Sequence[Question] = open_questions(settings, limit=None, observer=_Silent()).train
+        known = [question for question in questions if question.reference is not None][:20]
+        wrong = [q.id for q in known if verifier.verify(q, q.reference or "").status is not Status.CORRECT]
+    finally:
+        verifier.close()
+    if wrong:
+        raise MeteorError(f"judge: the verifier {verifier.name} does not accept the reference of question {wrong[0]!r}")
+    return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
+
+
+async def _check_roles(settings: Settings) -> list[MeteorError]:
+    problems: list[MeteorError] = []
+    roles: list[tuple[str, ModelSettings]] = [("student", settings.student)]
+    if settings.teacher.backend == REFERENCE:
+        typer.echo("teacher: the reference answers of the data")
+    else:
+        roles.append(("teacher", settings.teacher))
+    if settings.judge.verifier is None:
+        roles.append(("judge", settings.judge))
+    for role, model_settings in roles:
+        try:
+            typer.echo(await _call_once(role, model_settings))
+        except MeteorError as error:
+            problems.append(error)
+            typer.echo(f"PROBLEM: {role}: {error}")
+    return problems
+
+
+async def _call_once(role: str, settings: ModelSettings) -> str:
+    once = settings.model_copy(update={"limits": settings.limits.model_copy(update={"retries": 0})})
+    sampling = settings.sampling.model_copy(update={"max_tokens": 8})
+    async with AsyncExitStack() as closing:
+        model = open_role(role, once, _Silent())
+        closing.push_async_callback(model.aclose)
+        started = time.monotonic()
+        try:
+            reply = await model.complete([ChatMessage(role="user", content="Say hello.")], sampling)
+        except ModelError as error:
+            raise type(error)(f"{settings.identity} gave no reply: {error}") from error
+        return f"{role}: {reply.model} answers through {settings.backend} in {time.monotonic() - started:.2f} s"
+
+
+class _Silent:
+    def on_event(self, event: Event) -> None:
+        return None

@@ -1,0 +1,106 @@
+"""Running a stage, or all of them: open the run directory, watch for Ctrl-C, close everything whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from meteor_agents.cli.assembly import Wanted, open_pipeline
+from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.cli.progress import JsonLog, open_progress
+from meteor_agents.cli.tables import print_scoreboard
+from meteor_agents.engine import Drain, Interrupted
+from meteor_agents.events import Draining, Observer, Observers
+from meteor_agents.pipeline import Pipeline
+from meteor_agents.run_directory import RunDirectory
+from meteor_agents.settings import Settings
+from meteor_agents.store import Store
+
+STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
+    "run": Pipeline.run,
+    "distill": Pipeline.distill,
+    "finetune": Pipeline.finetune,
+    "refine": Pipeline.refine,
+    "self-train": Pipeline.self_train,
+    "evaluate": Pipeline.evaluate,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The command line of a stage command."""
+
+    config: str
+    run_dir: Path | None = None
+    overrides: tuple[str, ...] = ()
+    limit: int | None = None
+    no_train: bool = False
+    fresh: bool = False
+
+
+def run_stage(stage: str, request: RunRequest) -> None:
+    """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
+    settings, base = read_config(request.config, request.overrides)
+    path = request.run_dir or Path("runs") / settings.name
+    directory = RunDirectory(path)
+    if request.fresh and (aside := directory.set_aside()):
+        typer.echo(f"the earlier run is now {aside}")
+    with directory:
+        directory.config.write_text(dump_config(settings), encoding="utf-8")
+        store = Store(directory.database)
+        try:
+            asyncio.run(_run(stage, request, settings, base, directory, store))
+        except Interrupted:
+            typer.echo("stopped; everything received is saved, the same command goes on", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            store.close()
+    if stage in ("run", "evaluate"):
+        print_scoreboard(path, next_steps=stage == "run" and request.config == "quickstart")
+
+
+async def _run(
+    stage: str, request: RunRequest, settings: Settings, base: Path, directory: RunDirectory, store: Store
+) -> None:
+    drain = Drain()
+    wanted = Wanted(
+        train=not request.no_train and stage not in ("distill", "evaluate"),
+        beams=stage in ("run", "self-train"),
+        limit=request.limit,
+    )
+    with open_progress() as progress, JsonLog(directory.log) as log, _interrupts(drain, progress):
+        observer: Observer = Observers([progress, log])
+        async with AsyncExitStack() as closing:
+            pipeline = await open_pipeline(settings, base, directory, store, observer, drain, wanted, closing)
+            await STAGES[stage](pipeline)
+
+
+@contextmanager
+def _interrupts(drain: Drain, observer: Observer) -> Iterator[None]:
+    """First Ctrl-C (or SIGTERM): admit nothing new and finish. Second: cancel everything now."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def interrupted() -> None:
+        if drain.requested:
+            if task is not None:
+                task.cancel()
+        else:
+            drain.request()
+            observer.on_event(Draining())
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for signal_ in handled:
+        loop.add_signal_handler(signal_, interrupted)
+    try:
+        yield
+    finally:
+        for signal_ in handled:
+            with suppress(ValueError):
+                loop.remove_signal_handler(signal_)

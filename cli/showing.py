@@ -1,0 +1,82 @@
+"""`meteor status` and `meteor traces`: look at a run, also while it goes on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from meteor_agents.cli.tables import calls_table, print_scoreboard, status_table
+from meteor_agents.errors import UsageError
+from meteor_agents.status import read_status
+from meteor_agents.store import open_for_reading
+from meteor_agents.traces import Outcome
+
+
+def show_status(run: Path, *, as_json: bool) -> None:
+    with closing(_open(run)) as connection:
+        status = read_status(connection)
+    if as_json:
+        typer.echo(json.dumps(status, indent=2, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(status_table(status))
+    console.print(calls_table(status))
+    if status["usd"]:
+        console.print(f"spent: {status['usd']:.2f} US dollars")
+    print_scoreboard(run, next_steps=False, console=console)
+
+
+def show_traces(run: Path, *, question: str | None, stage: str | None, outcome: str | None, limit: int) -> None:
+    if outcome is not None and outcome not in list(Outcome):
+        raise UsageError(f"--outcome {outcome}: must be one of {', '.join(Outcome)}")
+    conditions = {"question_id": question, "stage": stage, "outcome": outcome}
+    given = {column: value for column, value in conditions.items() if value is not None}
+    where = " AND ".join(f"{column} = ?" for column in given) or "1"
+    with closing(_open(run)) as connection:
+        rows = connection.execute(
+            f"SELECT stage, question_id, outcome, tries, question, messages, error FROM traces WHERE {where}"
+            " ORDER BY position LIMIT ?",
+            (*given.values(), limit),
+        ).fetchall()
+    if not rows:
+        raise UsageError(f"{run}: no trace fits" + (f" {given}" if given else ""))
+    if question is not None:
+        for row in rows:
+            _print_trace(*row)
+        return
+    table = Table()
+    for column in ("stage", "question", "outcome", "tries", "text"):
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for stage_, id_, outcome_, tries, text, _, _ in rows:
+        table.add_row(stage_, id_, outcome_, str(tries), json.loads(text)["question"].replace("\n", " "))
+    Console().print(table)
+
+
+def _print_trace(
+    stage: str, id_: str, outcome: str, tries: int, question: str, messages: str, error: str | None
+) -> None:
+    typer.echo(f"{stage} · {id_} · {outcome}" + (f" · {error}" if error else ""))
+    typer.echo(f"  question: {json.loads(question)['question']}")
+    for message in json.loads(messages):
+        match message["kind"]:
+            case "verdict":
+                said = f"{message['status']}: {message['explanation']}"
+            case "guide":
+                said = message["guide"] or "(none)"
+            case _:
+                said = message["text"]
+        speaker = message.get("weights") or message["model"]
+        typer.echo(f"  {message['kind']} ({speaker}): {said}")
+    typer.echo("")
+
+
+def _open(run: Path) -> sqlite3.Connection:
+    if not run.is_dir():
+        raise UsageError(f"{run} is not a run directory")
+    return open_for_reading(run / "run.db")

@@ -1,0 +1,137 @@
+"""Tables for people: the scoreboard at the end of a run, and a run's status."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from meteor_agents.cli.progress import duration
+from meteor_agents.evaluation import Metrics
+from meteor_agents.pipeline import LINEAGE
+from meteor_agents.status import read_status, tokens_by_stage
+from meteor_agents.store import open_for_reading
+
+TITLES = {
+    "base": "base (no training)",
+    "finetune": "after 1: distil + fine-tune",
+    "refine": "after 2: judged refinement",
+    "self-train": "after 3: self-training",
+}
+_STAGES_OF = {"base": (), "finetune": ("distill", "finetune"), "refine": ("refine",), "self-train": ("self-train",)}
+
+NEXT_STEPS = """\
+What to do next
+  1. Plug in a real teacher:  export OPENAI_API_KEY=…; meteor run quickstart --run-dir runs/taught \\
+                              --set teacher.backend=openai --set teacher.model=gpt-4o \\
+                              --set teacher.base_url=https://api.openai.com/v1 --set teacher.api_key_env=OPENAI_API_KEY
+  2. Edit a prompt:           meteor prompts export my-prompts; edit my-prompts/student_attempt.jinja;
+                              meteor run quickstart --run-dir runs/mine --set prompts.dir=$PWD/my-prompts
+  3. Use your own questions:  meteor init my-project; put your rows into my-project/questions.jsonl;
+                              meteor run my-project/meteor.yaml"""
+
+
+def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = None) -> None:
+    """How much each stage brought: one row a checkpoint, one column a held-out set with its 95 % interval."""
+    console = console or Console()
+    with closing(open_for_reading(run / "run.db")) as connection:
+        status = read_status(connection)
+        spoken = tokens_by_stage(connection)
+    scored = {label: content for content in status["scores"].values() for label in content["labels"]}
+    sets = [heldout for heldout in _sets(status) if ": pairwise" not in heldout]
+    if not sets:
+        return
+    table = Table(title=f"{run.name}: held-out results, with 95 % intervals", title_justify="left")
+    table.add_column("student")
+    for heldout in sets:
+        table.add_column(heldout, justify="right")
+    table.add_column("tokens spoken", justify="right")
+    table.add_column("tokens trained", justify="right")
+    table.add_column("time", justify="right")
+    for label in LINEAGE:
+        if label not in scored:
+            continue
+        cells = [_headline(scored[label]["heldout"].get(heldout)) for heldout in sets]
+        stages = _STAGES_OF[label]
+        seconds = sum(status["stages"].get(stage, {}).get("seconds", 0.0) for stage in stages)
+        trained = sum(r["tokens"] for r in status["rounds"] if r["stage"] in stages)
+        table.add_row(
+            TITLES[label],
+            *cells,
+            f"{sum(spoken.get(stage, 0) for stage in stages):,}" if stages else "-",
+            f"{trained:,}" if stages else "-",
+            duration(seconds) if stages else "-",
+        )
+    console.print()
+    console.print(table)
+    for line in _pairwise(status):
+        console.print(line, markup=False)
+    if (guided := guided_updates(status)) is not None:
+        console.print(guided, markup=False)
+    if next_steps:
+        console.print()
+        console.print(NEXT_STEPS, markup=False, highlight=False)
+
+
+def guided_updates(status: dict[str, Any]) -> str | None:
+    """How many of stage 2's training traces were accepted only after a guide."""
+    refine = status["stages"].get("refine")
+    if not refine:
+        return None
+    tries = refine["accepted_at_try"]
+    first = tries.get("1", 0)
+    rounds = [r for r in status["rounds"] if r["stage"] == "refine"]
+    promoted = sum(r["promoted"] for r in rounds)
+    return (
+        f"Stage 2: {refine['accepted']} of {refine['questions']} accepted, {first} at the first try, "
+        f"{refine['accepted'] - first} only after a guide; {promoted} of {len(rounds)} updates promoted."
+    )
+
+
+def status_table(status: dict[str, Any]) -> Table:
+    table = Table(title="stages", title_justify="left")
+    for column in ("stage", "state", "questions", "accepted", "exhausted", "failed", "time"):
+        table.add_column(column, justify="left" if column in ("stage", "state") else "right")
+    for stage, row in status["stages"].items():
+        counts = (str(row[name]) for name in ("questions", "accepted", "exhausted", "failed"))
+        table.add_row(stage, row["state"], *counts, duration(row["seconds"]))
+    return table
+
+
+def calls_table(status: dict[str, Any]) -> Table:
+    table = Table(title="calls", title_justify="left")
+    for column in ("role", "made", "reused", "retried", "failed", "tokens in", "tokens out"):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    for role, row in status["calls"].items():
+        tokens = status["tokens"].get(role, {"input": 0, "output": 0})
+        counts = (f"{row[name]:,}" for name in ("made", "reused", "retried", "failed"))
+        table.add_row(role, *counts, f"{tokens['input']:,}", f"{tokens['output']:,}")
+    return table
+
+
+def _sets(status: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(heldout for content in status["scores"].values() for heldout in content["heldout"]))
+
+
+def _headline(metrics: dict[str, Any] | None) -> str:
+    if metrics is None:
+        return "-"
+    found = Metrics.model_validate(metrics)
+    errors = f" ({found.judge_errors} unjudged)" if found.judge_errors else ""
+    return found.headline() + errors
+
+
+def _pairwise(status: dict[str, Any]) -> list[str]:
+    lines = []
+    for content in status["scores"].values():
+        for heldout, shares in content["heldout"].items():
+            if ": pairwise" in heldout:
+                wins = ", ".join(f"{name} {estimate['value']:.0%}" for name, estimate in shares["with_"].items())
+                lines.append(
+                    f"{heldout}: with METEOR {wins} (both orders; {shares['judge_errors']} of {shares['questions']}"
+                    f" unjudged, {shares['flipped']} verdicts flipped with the order)"
+                )
+    return lines

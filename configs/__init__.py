@@ -1,0 +1,1 @@
+"""The run files that ship with the package, by name."""

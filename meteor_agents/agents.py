@@ -1,0 +1,180 @@
+"""Student, teacher and judge: each a template, a model and a parser, with no knowledge of stores or servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .messages import Answer, Attempt, Guide, Guideline, Question, Verdict
+from .models import ChatMessage, Completion, FinishReason, SamplingParams
+from .replies import parse_verdict, split_answer
+from .templates import Templates
+from .traces import Turn
+from .verifiers import Verifier
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What a call is for. `tries` tells calls apart that would otherwise ask for the same reply again."""
+
+    stage: str
+    question_id: str
+    tries: int = 1
+
+
+class Speaker(Protocol):
+    """A chat model as agents see it; `calls.RecordedModel` is the one that remembers."""
+
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """What every agent that speaks through a model has."""
+
+    speaker: Speaker
+    templates: Templates
+    domain: str
+    sampling: SamplingParams
+
+
+class Student:
+    """The model that is being taught."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+
+    async def guideline(self, question: Question, *, stage: str) -> Guideline:
+        """What an expert should consider when answering; not the answer (stage 1)."""
+        messages = self._voice.templates.render("student_guideline", domain=self._voice.domain, question=question)
+        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id))
+        return Guideline(text=reply.text, model=reply.model, weights=reply.weights)
+
+    async def attempt(
+        self,
+        question: Question,
+        history: Sequence[Turn] = (),
+        *,
+        stage: str,
+        sampling: SamplingParams | None = None,
+    ) -> Attempt:
+        """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide."""
+        reply = await self._voice.speaker.complete(
+            self.revise_prompt(question, history) if history else self.prompt(question),
+            sampling or self._voice.sampling,
+            Occasion(stage, question.id, len(history) + 1),
+        )
+        parts = split_answer(reply.text)
+        return Attempt(
+            text=reply.text,
+            reasoning=parts.reasoning,
+            answer=parts.answer,
+            truncated=reply.finish_reason is FinishReason.LENGTH,
+            model=reply.model,
+            weights=reply.weights,
+        )
+
+    def prompt(self, question: Question) -> tuple[ChatMessage, ...]:
+        """The messages that ask the question: those of every first attempt and of every training example."""
+        return self._voice.templates.render("student_attempt", domain=self._voice.domain, question=question)
+
+    def revise_prompt(self, question: Question, history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
+        attempt, verdict, guide = history[-1]
+        return self._voice.templates.render(
+            "student_revise",
+            domain=self._voice.domain,
+            question=question,
+            previous=attempt,
+            explanation=guide.explanation if guide else verdict.explanation,
+            guide=guide.guide if guide else verdict.guide,
+            turns=tuple(history),
+        )
+
+
+class Teacher(Protocol):
+    """Answers for the student to learn from, and guides for it to try again."""
+
+    async def answer(self, question: Question, guideline: Guideline | None, *, stage: str) -> Answer | None:
+        """None when the teacher has no answer or it was cut off at its token limit."""
+        ...
+
+    async def guide(self, question: Question, attempt: Attempt, verdict: Verdict, *, stage: str, tries: int) -> Guide:
+        """What to do differently, without giving the answer away."""
+        ...
+
+
+class ModelTeacher:
+    """A teacher that is a language model."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+
+    async def answer(self, question: Question, guideline: Guideline | None, *, stage: str) -> Answer | None:
+        messages = self._voice.templates.render(
+            "teacher_answer", domain=self._voice.domain, question=question, guideline=guideline
+        )
+        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id))
+        if reply.finish_reason is FinishReason.LENGTH or not reply.text.strip():
+            return None
+        return Answer(text=reply.text, model=reply.model, weights=reply.weights)
+
+    async def guide(self, question: Question, attempt: Attempt, verdict: Verdict, *, stage: str, tries: int) -> Guide:
+        messages = self._voice.templates.render(
+            "teacher_guide",
+            domain=self._voice.domain,
+            question=question,
+            attempt=attempt,
+            explanation=verdict.explanation,
+        )
+        occasion = Occasion(stage, question.id, tries)
+        reply = await self._voice.speaker.complete(messages, self._voice.sampling, occasion)
+        return Guide(explanation=verdict.explanation, guide=reply.text.strip(), model=reply.model)
+
+
+class Judge(Protocol):
+    """Says whether an attempt is right, why, and what to do about it."""
+
+    @property
+    def free(self) -> bool:
+        """A judgement costs no model call."""
+        ...
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict: ...
+
+
+class ModelJudge:
+    """A judge that is a language model; an unreadable reply is `Status.ERROR`."""
+
+    free = False
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        messages = self._voice.templates.render(
+            "judge_verdict", domain=self._voice.domain, question=question, attempt=attempt
+        )
+        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id, tries))
+        return parse_verdict(reply.text, reply.model)
+
+    async def ask(self, template: str, question: Question, *, stage: str, **variables: object) -> str:
+        """The raw reply to one of the evaluation's templates (`judge_score`, `judge_compare`)."""
+        messages = self._voice.templates.render(template, domain=self._voice.domain, question=question, **variables)
+        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id))
+        return reply.text
+
+
+class VerifierJudge:
+    """A judge without a model: the verifier runs in a thread, so that a slow check does not hold the loop."""
+
+    free = True
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        return await asyncio.to_thread(self._verifier.verify, question, attempt.answer)

@@ -1,0 +1,136 @@
+"""A model that remembers: no call whose reply is in the store is made again, and every reply is stored before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .agents import Occasion
+from .errors import BudgetReached, ModelError
+from .events import CallFailed, CallFinished, Observer
+from .models import ChatMessage, ChatModel, Completion, SamplingParams, Usage
+from .store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+
+    def usd(self, usage: Usage) -> float | None:
+        """None when the server did not say how many tokens it used."""
+        if usage.input_tokens is None or usage.output_tokens is None:
+            return None
+        return (usage.input_tokens * self.input + usage.output_tokens * self.output) / 1e6
+
+
+class Budget:
+    """Tokens and money of the whole run, over all roles. Stops new calls; those in flight are paid and kept."""
+
+    def __init__(self, store: Store, *, usd: float | None = None, tokens: int | None = None) -> None:
+        spent = store.spent()
+        self._usd, self._tokens = spent.usd, spent.tokens
+        self._max_usd, self._max_tokens = usd, tokens
+
+    def check(self) -> None:
+        """Raises `BudgetReached`."""
+        if self._max_usd is not None and self._usd >= self._max_usd:
+            raise BudgetReached(f"budget.usd of {self._max_usd:g} reached ({self._usd:.2f} spent); raise it to go on")
+        if self._max_tokens is not None and self._tokens >= self._max_tokens:
+            raise BudgetReached(f"budget.tokens of {self._max_tokens} reached ({self._tokens} used); raise it to go on")
+
+    def spend(self, usage: Usage, usd: float | None) -> None:
+        self._tokens += (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        self._usd += usd or 0.0
+
+
+class RecordedModel:
+    """A role's model as its agent speaks through it.
+
+    The call's key is a hash of what decides the reply: role, model, messages, sampling, try number. The weights version
+    is the second half of the key: a stored reply serves when the current weights spoke it, or, while a conversation is
+    resumed, an earlier version of the same stage (`also_reusable`), since those words were really said.
+    """
+
+    def __init__(
+        self,
+        model: ChatModel,
+        *,
+        role: str,
+        identity: str,
+        store: Store,
+        budget: Budget,
+        observer: Observer,
+        price: Price | None = None,
+        weights: Callable[[], str] | None = None,
+    ) -> None:
+        self._model = model
+        self._role = role
+        self._identity = identity
+        self._store = store
+        self._budget = budget
+        self._observer = observer
+        self._price = price
+        self._weights = weights
+        self.also_reusable: tuple[str, ...] = ()
+        """Older weights versions whose stored replies still count, newest first."""
+
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion:
+        request = {
+            "messages": [message.model_dump() for message in messages],
+            "sampling": sampling.model_dump(mode="json"),
+        }
+        key = call_key(self._role, self._identity, request, occasion.tries)
+        stored = await self._store.find_call(key, (self._version(), *self.also_reusable))
+        if stored is not None:
+            await self._store.count(self._role, "reused")
+            self._observer.on_event(CallFinished(self._role, True, 0.0, 0, 0))
+            return stored
+        self._budget.check()
+        started = time.monotonic()
+        try:
+            reply = await self._model.complete(messages, sampling)
+        except ModelError as error:
+            await self._store.count(self._role, "failed")
+            self._observer.on_event(CallFailed(self._role, str(error)))
+            raise
+        if self._weights is None:
+            reply = _as_spoken_by(reply, self._identity)
+        seconds = time.monotonic() - started
+        usd = self._price.usd(reply.usage) if self._price else None
+        self._budget.spend(reply.usage, usd)
+        await self._store.add_call(
+            key,
+            self._role,
+            occasion.stage,
+            occasion.question_id,
+            occasion.tries,
+            json.dumps(request),
+            reply,
+            usd,
+            seconds,
+        )
+        self._observer.on_event(
+            CallFinished(self._role, False, seconds, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0)
+        )
+        return reply
+
+    def _version(self) -> str:
+        return self._weights() if self._weights else self._identity
+
+
+def call_key(role: str, identity: str, request: object, tries: int) -> str:
+    content = json.dumps([role, identity, request, tries], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _as_spoken_by(reply: Completion, weights: str) -> Completion:
+    """A model whose weights this run does not change is stored under one name, whatever its server calls itself."""
+    return Completion(reply.text, reply.finish_reason, reply.usage, reply.model, weights)

@@ -1,0 +1,102 @@
+"""The method, stage by stage, as plain async functions (arXiv 2411.11933). Each reads like its pseudo-code.
+
+A `ModelError` that a conversation meets is caught in `engine.converse`, which makes it a failed trace.
+"""
+
+from __future__ import annotations
+
+from .agents import Judge, Student, Teacher
+from .messages import AnyMessage, Guide, Question, Status
+from .models import SamplingParams
+from .traces import Outcome, Trace, Turn
+
+DISTILL, REFINE, SELF_TRAIN = "distill", "refine", "self-train"
+
+
+async def distill(question: Question, student: Student, teacher: Teacher, *, guideline: bool) -> Trace:
+    """Stage 1, weak to strong: the student writes a guideline, the teacher answers with it.
+
+    g = student.guideline(q)
+    a = teacher.answer(q, g)
+    accepted: (q -> a) becomes a training example; g is not part of the target
+    """
+    asked = await student.guideline(question, stage=DISTILL) if guideline else None
+    answer = await teacher.answer(question, asked, stage=DISTILL)
+    said: tuple[AnyMessage, ...] = tuple(message for message in (asked, answer) if message is not None)
+    if answer is None:
+        error = "the teacher has no complete answer: none in the data, or cut at max_tokens"
+        return Trace(stage=DISTILL, question=question, messages=said, outcome=Outcome.FAILED, error=error)
+    return Trace(stage=DISTILL, question=question, messages=said, outcome=Outcome.ACCEPTED)
+
+
+async def refine(
+    question: Question, student: Student, judge: Judge, *, iterations: int, guide_by: Teacher | None = None
+) -> Trace:
+    """Stage 2, judged refinement.
+
+    repeat at most N times:
+        y = student.attempt(q, history)
+        v = judge.evaluate(q, y)
+        correct: accepted
+        history += (y, v, guide)          the guide is the judge's, or the teacher's
+    exhausted
+    """
+    said: list[AnyMessage] = []
+    history: list[Turn] = []
+
+    def ended(outcome: Outcome, error: str | None = None) -> Trace:
+        return Trace(stage=REFINE, question=question, messages=tuple(said), outcome=outcome, error=error)
+
+    for tries in range(1, iterations + 1):
+        attempt = await student.attempt(question, history, stage=REFINE)
+        said.append(attempt)
+        verdict = await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
+        said.append(verdict)
+        if verdict.status is Status.ERROR:
+            return ended(Outcome.FAILED, f"no verdict from {verdict.model}: {verdict.explanation}")
+        if verdict.status is Status.CORRECT:
+            return ended(Outcome.ACCEPTED)
+        if tries < iterations:
+            guide = (
+                await guide_by.guide(question, attempt, verdict, stage=REFINE, tries=tries)
+                if guide_by
+                else Guide(explanation=verdict.explanation, guide=verdict.guide, model=verdict.model)
+            )
+            said.append(guide)
+            history.append(Turn(attempt, verdict, guide))
+    return ended(Outcome.EXHAUSTED)
+
+
+async def self_train(
+    question: Question,
+    student: Student,
+    *,
+    low: SamplingParams,
+    high: SamplingParams,
+    verify: Judge | None = None,
+    stage: str = SELF_TRAIN,
+) -> Trace:
+    """Stage 3, no teacher: a low-FLOPs and a high-FLOPs answer, high preferred over low.
+
+        y_low, y_high = student.attempt(q; low), student.attempt(q; high)
+        equal: no preference, the pair is dropped
+        verify: kept only where the judge finds y_high correct and y_low incorrect
+
+    The trace's messages are low then high, each followed by its verdict when there is one.
+    """
+    cheap = await student.attempt(question, stage=stage, sampling=low)
+    dear = await student.attempt(question, stage=stage, sampling=high)
+    said: list[AnyMessage] = [cheap, dear]
+    outcome = Outcome.ACCEPTED
+    if cheap.text.strip() == dear.text.strip() or dear.truncated:
+        outcome = Outcome.EXHAUSTED
+    elif verify is not None:
+        below = await verify.evaluate(question, cheap, stage=stage, tries=1)
+        above = await verify.evaluate(question, dear, stage=stage, tries=2)
+        said = [cheap, below, dear, above]
+        if Status.ERROR in (below.status, above.status):
+            error = next(v.explanation for v in (below, above) if v.status is Status.ERROR)
+            return Trace(stage=stage, question=question, messages=tuple(said), outcome=Outcome.FAILED, error=error)
+        if (below.status, above.status) != (Status.INCORRECT, Status.CORRECT):
+            outcome = Outcome.EXHAUSTED
+    return Trace(stage=stage, question=question, messages=tuple(said), outcome=outcome)

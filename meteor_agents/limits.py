@@ -1,0 +1,235 @@
+"""How fast a model may be asked, and how often again: wrappers that are chat models themselves.
+
+`Retrying(Throttled(model, limits), limits)`: each try passes the throttle, and waiting for a slot is not part of a
+call's time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from asyncio_throttle import Throttler
+from pydantic import BaseModel, ConfigDict, Field
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from .errors import TransientModelError
+from .models import ChatMessage, ChatModel, Completion, SamplingParams
+
+CHARACTERS_PER_TOKEN = 4
+"""For guessing a prompt's tokens before the server counts them."""
+POLL_S = 0.05
+"""How often the one waiter at the head of a queue looks whether the window has room again."""
+GIVE_UP_S = 900
+"""A server that asks for a longer pause than this (a day's quota is spent) is not waited for."""
+
+
+class Limits(BaseModel):
+    """What one role's model may be asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concurrency: int = Field(default=64, ge=1)
+    """Calls in flight at once."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Prompt and reply together, in any window of 60 seconds."""
+    timeout_s: float = Field(default=120, gt=0)
+    """Of one try at a server. A model in this process has none: it is slow at times, but never lost."""
+    retries: int = Field(default=5, ge=0)
+    """Further tries after a failure that may pass."""
+
+
+@runtime_checkable
+class Wrapper(Protocol):
+    """A chat model around another one."""
+
+    @property
+    def inner(self) -> ChatModel: ...
+
+
+@runtime_checkable
+class RunsHere(Protocol):
+    """A model that says whether it computes in this process."""
+
+    @property
+    def in_process(self) -> bool: ...
+
+
+def innermost(model: ChatModel) -> ChatModel:
+    """The model inside all wrappers: the one to ask what it can do."""
+    while isinstance(model, Wrapper):
+        model = model.inner
+    return model
+
+
+class Throttled:
+    """Asks `inner` no more than `limits` allow. A try that takes too long raises `TransientModelError`.
+
+    `minute_s` is the length of the window that the per-minute limits speak of.
+    """
+
+    def __init__(self, inner: ChatModel, limits: Limits, *, minute_s: float = 60) -> None:
+        self.inner = inner
+        core = innermost(inner)
+        here = isinstance(core, RunsHere) and core.in_process
+        self._timeout_s = None if here else limits.timeout_s
+        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._requests = RequestWindow(limits.requests_per_minute, minute_s) if limits.requests_per_minute else None
+        self._tokens = TokenWindow(limits.tokens_per_minute, minute_s) if limits.tokens_per_minute else None
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        async with self._slots:
+            if self._requests is not None:
+                await self._requests.enter()
+            if self._tokens is None:
+                return await self._in_time(messages, sampling)
+            booking = await self._tokens.book(_expected_tokens(messages, sampling))
+            completion = await self._in_time(messages, sampling)
+            booking.tokens = _used_tokens(completion) or booking.tokens
+            return completion
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def _in_time(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self.inner.complete(messages, sampling)
+        except TimeoutError as late:
+            raise TransientModelError(f"{self.name}: no reply within {self._timeout_s} s") from late
+
+
+def _expected_tokens(messages: Sequence[ChatMessage], sampling: SamplingParams) -> int:
+    return sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN + sampling.max_tokens
+
+
+def _used_tokens(completion: Completion) -> int | None:
+    usage = completion.usage
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    return usage.input_tokens + usage.output_tokens
+
+
+class RequestWindow:
+    """At most `limit` entries in any `window_s` seconds."""
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self._throttler = Throttler(rate_limit=limit, period=window_s, retry_interval=min(POLL_S, window_s / 10))
+        self._head = asyncio.Lock()
+
+    async def enter(self) -> None:
+        async with self._head:  # the throttler polls: one waiter costs nothing, a thousand cost a core
+            await self._throttler.acquire()
+
+
+@dataclass(slots=True)
+class Booking:
+    """Tokens of one call: expected when it starts, counted when it has ended."""
+
+    at: float
+    tokens: int
+
+
+class TokenWindow:
+    """At most `limit` tokens in any `window_s` seconds. A call that needs more than `limit` alone goes alone."""
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self._limit = limit
+        self._window_s = window_s
+        self._bookings: deque[Booking] = deque()
+        self._head = asyncio.Lock()
+
+    async def book(self, tokens: int) -> Booking:
+        async with self._head:
+            while self._booked() + tokens > self._limit and self._bookings:
+                await asyncio.sleep(min(POLL_S, self._window_s / 10))
+            booking = Booking(time.monotonic(), tokens)
+            self._bookings.append(booking)
+            return booking
+
+    def _booked(self) -> int:
+        oldest = time.monotonic() - self._window_s
+        while self._bookings and self._bookings[0].at < oldest:
+            self._bookings.popleft()
+        return sum(booking.tokens for booking in self._bookings)
+
+
+class Retrying:
+    """Asks `inner` again, up to `limits.retries` times, when it raises `TransientModelError`.
+
+    Pauses grow exponentially from `first_wait_s` to `longest_wait_s` with jitter, and are never shorter than what the
+    server asked for. `on_retry` hears the reason and the pause before each. The last error is raised as it is.
+    """
+
+    def __init__(
+        self,
+        inner: ChatModel,
+        limits: Limits,
+        on_retry: Callable[[str, float], None] = lambda reason, wait_s: None,
+        *,
+        first_wait_s: float = 1,
+        longest_wait_s: float = 60,
+    ) -> None:
+        self.inner = inner
+        self._tries = limits.retries + 1
+        self._on_retry = on_retry
+        self._pause = wait_exponential_jitter(initial=first_wait_s, max=longest_wait_s, jitter=first_wait_s)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        try:
+            return await self.inner.complete(messages, sampling)
+        except TransientModelError as error:
+            first = error
+        return await self._again(first, messages, sampling)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    async def _again(
+        self, first: TransientModelError, messages: Sequence[ChatMessage], sampling: SamplingParams
+    ) -> Completion:
+        """tenacity's machinery costs a tenth of a millisecond, so only a failed call enters it: with that failure."""
+        failed = [first]
+
+        async def attempt() -> Completion:
+            if failed:
+                raise failed.pop()
+            return await self.inner.complete(messages, sampling)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._tries),
+            wait=self._wait_s,
+            retry=retry_if_exception(_may_pass),
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        return max(self._pause(state), _error(state).retry_after_s or 0)
+
+    def _tell(self, state: RetryCallState) -> None:
+        self._on_retry(str(_error(state)), state.upcoming_sleep)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, TransientModelError) and (error.retry_after_s or 0) <= GIVE_UP_S
+
+
+def _error(state: RetryCallState) -> TransientModelError:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, TransientModelError), "only these are tried again"
+    return error

@@ -1,0 +1,666 @@
+"""The stages in order: conversations, updates of the student with their gate, evaluation. Everything resumes.
+
+Each stage has a *recipe*: a hash of what decides its conversations (starting weights, models, sampling, prompts, stage
+settings). Traces, rounds and results are stored under it, so an unchanged run finds all its work again and an edited one
+finds whatever the edit leaves valid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import conversations
+from .agents import Judge, ModelJudge, Student, Teacher
+from .calls import RecordedModel
+from .conversations import DISTILL, REFINE, SELF_TRAIN
+from .engine import Drain, converse
+from .errors import MeteorError, ModelError, UsageError
+from .evaluation import RESULT, Result, compare, examine, summarise, summarise_comparison
+from .events import (
+    EvaluationFinished,
+    Note,
+    Observer,
+    QuestionFinished,
+    StageFinished,
+    StageStarted,
+    UpdateFinished,
+)
+from .messages import Question, Status
+from .models import LoadsWeights
+from .settings import Settings, TakeSettings, decoding
+from .statistics import sign_test
+from .store import Round, Store
+from .templates import Templates
+from .traces import Outcome, Trace
+from .training import Checkpoint, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
+
+BASE, FINETUNE, EVALUATE = "base", "finetune", "evaluate"
+LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
+"""Where checkpoints come from, in order."""
+
+_PROMPTS_OF = {
+    DISTILL: ("student_guideline", "teacher_answer"),
+    REFINE: ("student_attempt", "student_revise", "judge_verdict", "teacher_guide"),
+    SELF_TRAIN: ("student_attempt", "judge_verdict"),
+    EVALUATE: ("student_attempt", "judge_score"),
+}
+
+_ROLES_OF = {
+    DISTILL: ("student", "teacher"),
+    FINETUNE: ("student", "teacher"),
+    REFINE: ("student", "teacher", "judge"),
+    SELF_TRAIN: ("student", "judge"),
+    EVALUATE: ("student", "judge"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSets:
+    """The questions of a run, already split; no held-out question is in `train`."""
+
+    train: Sequence[Question]
+    gate: Sequence[Question]
+    heldout: dict[str, Sequence[Question]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """The agents of a run, and the student's model where its weights can be replaced."""
+
+    student: Student
+    teacher: Teacher
+    judge: Judge
+    student_calls: RecordedModel
+    student_server: LoadsWeights | None
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """One run. `lineage` maps where a checkpoint comes from (base, finetune, refine, self-train) to the checkpoint."""
+
+    settings: Settings
+    questions: QuestionSets
+    cast: Cast
+    templates: Templates
+    store: Store
+    trainer: Trainer | None
+    """None: conversations only (`--no-train`)."""
+    checkpoints: Path
+    observer: Observer
+    drain: Drain
+    base: Checkpoint
+    lineage: dict[str, Checkpoint] = field(default_factory=dict)
+    _trained_s: float = 0.0
+
+    # the run -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """All stages in order, with an evaluation before, after each and at the end."""
+        self.lineage = {BASE: self.base}
+        await self.evaluate(only=[BASE])
+        await self.distill()
+        if self.trainer is not None:
+            await self.finetune()
+            await self.evaluate(only=[FINETUNE])
+        await self.refine()
+        if self.trainer is not None:
+            await self.evaluate(only=[REFINE])
+        await self.self_train()
+        if self.trainer is not None:
+            await self.evaluate(only=[SELF_TRAIN])
+            await self.compare_ends()
+
+    # stage 1 -------------------------------------------------------------------------------------------------------
+
+    async def distill(self) -> None:
+        """Stage 1's conversations, spoken by the base student."""
+        stage = self.settings.distill
+        await self.serve(self.base)
+        await self.hold(
+            DISTILL,
+            self.recipe(DISTILL, self.base, guideline=stage.guideline),
+            self.taken(stage),
+            lambda question: conversations.distill(
+                question, self.cast.student, self.cast.teacher, guideline=stage.guideline
+            ),
+        )
+
+    async def finetune(self) -> None:
+        """Stage 1's training: question -> answer, on every accepted trace."""
+        stage = self.settings.distill
+        traces = self.distilled()
+        rows = [
+            Example(id=trace.question.id, prompt=self.cast.student.prompt(trace.question), target=trace.answer.text)
+            for trace in traces
+            if trace.answer is not None
+        ]
+        if not rows:
+            raise UsageError("finetune: this run has no accepted distill trace to train on; run `meteor distill` first")
+        async with self.stage(FINETUNE, self.recipe(FINETUNE, self.base), len(rows), 0) as ended:
+            checkpoint = await self.update(
+                FINETUNE,
+                self.recipe(FINETUNE, self.base),
+                number=1,
+                traces=tuple(row.id for row in rows),
+                job=TrainingJob(
+                    name=FINETUNE, rows=tuple(rows), start=self.base, settings=self.settings.training_for(stage)
+                ),
+                current=self.base,
+            )
+            ended(checkpoint, f"{len(rows)} examples -> {checkpoint.version}")
+        await self.arrived(FINETUNE, checkpoint)
+
+    def distilled(self) -> list[Trace]:
+        """Stage 1's accepted traces, in the order of the questions."""
+        stage = self.settings.distill
+        recipe = self.recipe(DISTILL, self.base, guideline=stage.guideline)
+        ids = [question.id for question in self.taken(stage)]
+        return [trace for trace in self.store.traces(DISTILL, recipe, ids) if trace.outcome is Outcome.ACCEPTED]
+
+    # stage 2 -------------------------------------------------------------------------------------------------------
+
+    async def refine(self) -> None:
+        """Stage 2: conversations, with one update of the student for every K accepted traces."""
+        stage = self.settings.refine
+        entered = self.latest(before=REFINE)
+        recipe = self.recipe(
+            REFINE,
+            entered,
+            **stage.model_dump(mode="json", exclude={"questions", "skip"}),
+            base_training=self.settings.training.model_dump(mode="json") if self.trainer else None,
+        )
+        updates = _Updates(self, recipe, entered)
+        await self.serve(updates.student)
+        self.cast.student_calls.also_reusable = updates.versions()
+        await self.hold(
+            REFINE,
+            recipe,
+            self.taken(stage),
+            lambda question: conversations.refine(
+                question,
+                self.cast.student,
+                self.cast.judge,
+                iterations=stage.iterations,
+                guide_by=self.cast.teacher if stage.guide_from == "teacher" else None,
+            ),
+            sink=updates.take,
+            finish=updates.finish,
+            current=lambda: updates.student,
+        )
+        self.cast.student_calls.also_reusable = ()
+        await self.arrived(REFINE, updates.student)
+
+    # stage 3 -------------------------------------------------------------------------------------------------------
+
+    async def self_train(self) -> None:
+        """Stage 3: turns of preference pairs and their pairwise update."""
+        student = self.latest(before=SELF_TRAIN)
+        for turn in range(1, self.settings.self_train.turns + 1):
+            student = await self._self_train_turn(turn, student)
+        await self.arrived(SELF_TRAIN, student)
+
+    async def _self_train_turn(self, turn: int, student: Checkpoint) -> Checkpoint:
+        stage = self.settings.self_train
+        base = self.settings.student.sampling
+        low, high = decoding(stage.low, base), decoding(stage.high, base)
+        recipe = self.recipe(SELF_TRAIN, student, turn=turn, low=low, high=high, verify=stage.verify)
+        await self.serve(student)
+        await self.hold(
+            SELF_TRAIN,
+            recipe,
+            self.taken(stage),
+            lambda question: conversations.self_train(
+                question,
+                self.cast.student,
+                low=low,
+                high=high,
+                verify=self.cast.judge if stage.verify else None,
+            ),
+            current=lambda: student,
+        )
+        if self.trainer is None:
+            return student
+        ids = [question.id for question in self.taken(stage)]
+        traces = self.store.traces(SELF_TRAIN, recipe, ids)
+        pairs = tuple(_pair(self.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
+        if not pairs:
+            self.observer.on_event(Note("self-train: no pair had a preference; the student stays as it is"))
+            return student
+        return await self.update(
+            SELF_TRAIN,
+            recipe,
+            number=turn,
+            traces=tuple(pair.id for pair in pairs),
+            job=TrainingJob(
+                name=f"{SELF_TRAIN}-{turn:03d}",
+                rows=pairs,
+                start=student,
+                settings=self.settings.training_for(stage),
+                loss=stage.pairwise,
+            ),
+            current=student,
+        )
+
+    # evaluation ------------------------------------------------------------------------------------------------------
+
+    async def evaluate(self, only: Sequence[str] = LINEAGE) -> None:
+        """Score the checkpoints of the lineage on every held-out set; what is scored already is not asked again."""
+        for label in [label for label in LINEAGE if label in only and label in self.lineage]:
+            checkpoint = self.lineage[label]
+            for heldout, questions in self.questions.heldout.items():
+                results = await self._examine(label, checkpoint, heldout, questions)
+                metrics = summarise(results)
+                await self.store.add_evaluation(
+                    checkpoint.version, heldout, self.recipe(EVALUATE, None), label, metrics.model_dump(mode="json")
+                )
+                self.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
+        await self._save_lineage()
+
+    async def _examine(
+        self, label: str, checkpoint: Checkpoint, heldout: str, questions: Sequence[Question]
+    ) -> list[Result]:
+        recipe = self.recipe(EVALUATE, None)
+        stage = f"evaluate {label}: {heldout}"
+        stored = self.store.scores(checkpoint.version, heldout, recipe)
+        results = {id_: RESULT.validate_json(result) for id_, result in stored.items()}
+        owed = [q for q in questions if q.id not in results or results[q.id].status is Status.ERROR]
+        sampling = decoding("greedy", self.settings.student.sampling)
+
+        async def examined(question: Question) -> None:
+            result = await examine(question, self.cast.student, self.cast.judge, sampling=sampling)
+            results[question.id] = result
+            await self.store.add_score(
+                checkpoint.version, heldout, recipe, question.id, RESULT.dump_json(result).decode()
+            )
+            self.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
+
+        started = time.monotonic()
+        self.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
+        if owed:
+            await self.serve(checkpoint)
+            await _each(owed, examined, concurrency=self.concurrency, drain=self.drain, stage=stage)
+        done = [results[q.id] for q in questions if q.id in results]
+        self.observer.on_event(StageFinished(stage, time.monotonic() - started, summarise(done).headline()))
+        return done
+
+    async def compare_ends(self) -> None:
+        """With a model judge: the last checkpoint against the first, both orders, share by criterion."""
+        judge, last = self.cast.judge, self.latest(before=None)
+        if not isinstance(judge, ModelJudge) or not self.settings.evaluate.pairwise or last == self.base:
+            return
+        recipe = self.recipe(EVALUATE, None)
+        for heldout, questions in self.questions.heldout.items():
+            before = self.store.scores(self.base.version, heldout, recipe)
+            after = self.store.scores(last.version, heldout, recipe)
+            found: list[dict[str, float] | None] = []
+
+            async def compared(
+                question: Question,
+                before: dict[str, str] = before,
+                after: dict[str, str] = after,
+                found: list[dict[str, float] | None] = found,
+            ) -> None:
+                attempts = [RESULT.validate_json(side[question.id]).attempt for side in (before, after)]
+                found.append(await compare(question, judge, *attempts))
+
+            both = [q for q in questions if q.id in before and q.id in after]
+            await _each(both, compared, concurrency=self.concurrency, drain=self.drain, stage="compare")
+            shares = summarise_comparison(found)
+            await self.store.add_evaluation(
+                last.version, f"{heldout}: pairwise against base", recipe, "pairwise", shares.model_dump(mode="json")
+            )
+
+    # updates ---------------------------------------------------------------------------------------------------------
+
+    async def update(
+        self, stage: str, recipe: str, *, number: int, traces: tuple[str, ...], job: TrainingJob, current: Checkpoint
+    ) -> Checkpoint:
+        """One round, all or nothing: train, gate, record. Returns the student to go on with.
+
+        The new version is a hash of everything that decides the weights. A folder of that name is complete (it was
+        renamed into place), so after a kill between training and recording the training is not repeated.
+        """
+        assert self.trainer is not None
+        folder = self.checkpoints / job.version()
+        candidate = Checkpoint(version=job.version(), path=folder)
+        for done in self.store.rounds(stage, recipe):
+            if done.round == number and done.checkpoint == candidate.version and (folder.exists() or not done.promoted):
+                return candidate if done.promoted else current
+        started = time.monotonic()
+        before = await self._gate_results()
+        report: TrainingReport | None = None
+        if not folder.exists():
+            report = await self.trainer.train(job, folder, self.observer.on_event)
+        gate = await self._gate(candidate, before, current)
+        await self.store.add_round(
+            recipe,
+            Round(
+                stage=stage,
+                round=number,
+                traces=traces,
+                data_hash=job.data_hash(),
+                start=job.start.version,
+                checkpoint=candidate.version,
+                promoted=gate.promoted,
+                reason=gate.reason,
+                report=report.model_dump(mode="json") if report else {},
+            ),
+        )
+        self.observer.on_event(
+            UpdateFinished(
+                job.name,
+                len(job.rows),
+                report.loss if report else None,
+                time.monotonic() - started,
+                gate.promoted,
+                gate.reason,
+            )
+        )
+        return candidate if gate.promoted else current
+
+    async def _gate(self, candidate: Checkpoint, before: list[Result], current: Checkpoint) -> _Gate:
+        """Serve the candidate and decide whether it stays: it loads, it answers, it stops, it is not worse beyond noise."""
+        try:
+            await self.serve(candidate)
+        except ModelError as error:
+            return _Gate(False, f"does not load: {error}")
+        gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
+        if not gate.promoted:
+            await self.serve(current)
+        return gate
+
+    async def _gate_results(self) -> list[Result]:
+        """The served student on the gate questions, in their order; judged only where a judgement costs nothing."""
+        sampling = decoding("greedy", self.settings.student.sampling)
+        results: dict[str, Result] = {}
+
+        async def asked(question: Question) -> None:
+            attempt = await self.cast.student.attempt(question, stage="gate", sampling=sampling)
+            status = Status.ERROR
+            if self.cast.judge.free:
+                status = (await self.cast.judge.evaluate(question, attempt, stage="gate")).status
+            results[question.id] = Result(attempt=attempt, status=status)
+
+        questions = self.questions.gate
+        await _each(questions, asked, concurrency=self.concurrency, drain=Drain(), stage="gate")
+        return [results[question.id] for question in questions if question.id in results]
+
+    async def serve(self, checkpoint: Checkpoint) -> None:
+        """The student speaks with these weights from now on."""
+        server = self.cast.student_server
+        if server is None:
+            if checkpoint.version != self.base.version:
+                raise UsageError("the student's backend cannot load new weights; use `backend: transformers`")
+        elif server.weights != checkpoint.version:
+            await server.load_weights(checkpoint.path, checkpoint.version)
+
+    # shared --------------------------------------------------------------------------------------------------------
+
+    async def hold(
+        self,
+        stage: str,
+        recipe: str,
+        questions: Sequence[Question],
+        conversation: Callable[[Question], Awaitable[Trace]],
+        *,
+        sink: Callable[[Trace], Awaitable[None]] | None = None,
+        finish: Callable[[], Awaitable[None]] | None = None,
+        current: Callable[[], Checkpoint] | None = None,
+    ) -> None:
+        """Hold the conversations that this stage still owes, storing each trace before `sink` sees it."""
+        outcomes = self.store.outcomes(stage, recipe)
+        finished = self.store.finished_stage(stage, recipe) is not None
+        settled = {id_ for id_, outcome in outcomes.items() if finished or outcome is not Outcome.FAILED}
+        owed = [question for question in questions if question.id not in settled]
+
+        async def store_then_sink(trace: Trace) -> None:
+            await self.store.add_trace(recipe, trace)
+            self.observer.on_event(QuestionFinished(stage, trace.question.id, trace.outcome.value, trace.tries))
+            if sink is not None:
+                await sink(trace)
+
+        async with self.stage(stage, recipe, len(questions), len(questions) - len(owed)) as ended:
+            await converse(
+                owed, conversation, store_then_sink, stage=stage, concurrency=self.concurrency, drain=self.drain
+            )
+            if finish is not None:
+                await finish()
+            outcomes = self.store.outcomes(stage, recipe)
+            found = [outcomes[question.id] for question in questions if question.id in outcomes]
+            if found and all(outcome is Outcome.FAILED for outcome in found):
+                first = next(trace.error for trace in self.store.traces(stage, recipe) if trace.error)
+                raise MeteorError(f"{stage}: all {len(found)} questions failed; the first: {first}")
+            counts = {outcome: found.count(outcome) for outcome in Outcome}
+            summary = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if n)
+            ended(current() if current else self.base, summary)
+
+    @asynccontextmanager
+    async def stage(
+        self, name: str, recipe: str, questions: int, done: int
+    ) -> AsyncIterator[Callable[[Checkpoint, str], None]]:
+        """Record the stage as running, then, once the body called `ended`, as done."""
+        results: list[tuple[Checkpoint, str]] = []
+        started = time.monotonic()
+        await self.store.set_stage(name, recipe, "running", questions, "", 0.0)
+        self.observer.on_event(StageStarted(name, questions, done))
+        try:
+            yield lambda checkpoint, summary: results.append((checkpoint, summary))
+        except BaseException:
+            seconds = time.monotonic() - started
+            await asyncio.shield(self.store.set_stage(name, recipe, "stopped", questions, "", seconds))
+            raise
+        seconds = time.monotonic() - started
+        (checkpoint, summary), *_ = results
+        await self.store.set_stage(name, recipe, "done", questions, checkpoint.version, seconds)
+        self.observer.on_event(StageFinished(name, seconds, summary))
+
+    async def arrived(self, label: str, checkpoint: Checkpoint) -> None:
+        """The lineage goes on with this checkpoint; what came after it in an earlier run is no longer part of it."""
+        if self.trainer is None:
+            return
+        self.lineage = {k: v for k, v in self.lineage.items() if LINEAGE.index(k) < LINEAGE.index(label)}
+        self.lineage[label] = checkpoint
+        await self._save_lineage()
+
+    async def _save_lineage(self) -> None:
+        await self.store.set_meta("lineage", {k: v.model_dump(mode="json") for k, v in self.lineage.items()})
+
+    def latest(self, *, before: str | None) -> Checkpoint:
+        """The newest checkpoint of the lineage that comes before a stage (None: of all)."""
+        end = LINEAGE.index(before) if before else len(LINEAGE)
+        return next((self.lineage[label] for label in reversed(LINEAGE[:end]) if label in self.lineage), self.base)
+
+    def taken(self, stage: TakeSettings) -> Sequence[Question]:
+        """The training questions of a stage."""
+        end = None if stage.questions is None else stage.skip + stage.questions
+        return self.questions.train[stage.skip : end]
+
+    @property
+    def concurrency(self) -> int:
+        return self.settings.student.limits.concurrency
+
+    def recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
+        """A hash of what decides the stage's conversations."""
+        settings = self.settings
+        hashes = self.templates.hashes()
+        roles = [getattr(settings, role) for role in _ROLES_OF.get(stage, ())]
+        content = {
+            "start": start.version if start else None,
+            "domain": settings.domain,
+            "models": [[role.identity, role.options, role.sampling.model_dump(mode="json")] for role in roles],
+            "prompts": {name: hashes[name] for name in _PROMPTS_OF.get(stage, ())},
+            "more": {k: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for k, v in more.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    promoted: bool
+    reason: str
+
+
+def _judge_candidate(before: Sequence[Result], after: Sequence[Result], *, free: bool) -> _Gate:
+    """Compare the candidate with the student it would replace, question by question."""
+    if not after:
+        return _Gate(True, "loads; no gate questions")
+    if not any(result.attempt.text.strip() for result in after):
+        return _Gate(False, "gives empty replies")
+    cut_before, cut_after = (sum(r.attempt.truncated for r in results) for results in (before, after))
+    if cut_after > max(cut_before, len(after) // 2):
+        return _Gate(
+            False, f"does not stop: {cut_after} of {len(after)} replies cut at max_tokens, {cut_before} before"
+        )
+    if not free:
+        return _Gate(True, f"loads, answers and stops on {len(after)} gate questions")
+    right_before, right_after = ([r.status is Status.CORRECT for r in results] for results in (before, after))
+    pairs = list(zip(right_before, right_after, strict=True))
+    better, worse = pairs.count((False, True)), pairs.count((True, False))
+    counts = f"{sum(right_after)} of {len(after)} gate questions right, {sum(right_before)} before"
+    if sign_test(better, worse) < 0.05:
+        return _Gate(False, f"worse beyond noise: {counts}")
+    return _Gate(True, counts)
+
+
+class _Updates:
+    """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
+
+    Its state is read back from the store, so a resumed stage goes on with the same buffer and the same student.
+    """
+
+    def __init__(self, pipeline: Pipeline, recipe: str, entered: Checkpoint) -> None:
+        self._pipeline = pipeline
+        self._recipe = recipe
+        self._entered = entered
+        self._lock = asyncio.Lock()
+        self.student = entered
+        rounds = pipeline.store.rounds(REFINE, recipe)
+        for round_ in rounds:
+            folder = pipeline.checkpoints / round_.checkpoint
+            if round_.promoted:
+                if not folder.exists():
+                    raise MeteorError(
+                        f"{folder} is missing, which round {round_.round} of this run wrote; put it back, "
+                        "or start over with --fresh"
+                    )
+                self.student = Checkpoint(version=round_.checkpoint, path=folder)
+        self._rounds = len(rounds)
+        trained = {id_ for round_ in rounds for id_ in round_.traces}
+        outcomes = pipeline.store.outcomes(REFINE, recipe)
+        accepted = [id_ for id_, outcome in outcomes.items() if outcome is Outcome.ACCEPTED]
+        self._trained = [id_ for id_ in accepted if id_ in trained]
+        self._buffer = [id_ for id_ in accepted if id_ not in trained]
+        self._versions = [entered.version, *(r.checkpoint for r in rounds if r.promoted)]
+
+    def versions(self) -> tuple[str, ...]:
+        """Every weights version that has spoken as student in this stage, newest first."""
+        return tuple(reversed(self._versions))
+
+    async def take(self, trace: Trace) -> None:
+        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here."""
+        async with self._lock:
+            if trace.outcome is Outcome.ACCEPTED:
+                self._buffer.append(trace.question.id)
+            await self._update_while_full()
+
+    async def finish(self) -> None:
+        """The end of the stage: a last, partial buffer is trained if it is at least half full."""
+        async with self._lock:
+            await self._update_while_full()
+            if self._pipeline.trainer is not None and len(self._buffer) * 2 >= self._size:
+                await self._update(len(self._buffer))
+
+    @property
+    def _size(self) -> int:
+        return self._pipeline.settings.refine.update_every
+
+    async def _update_while_full(self) -> None:
+        while self._pipeline.trainer is not None and len(self._buffer) >= self._size:
+            await self._update(self._size)
+
+    async def _update(self, size: int) -> None:
+        pipeline, stage = self._pipeline, self._pipeline.settings.refine
+        ids = self._buffer[:size]
+        learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
+        number = self._rounds + 1
+        job = TrainingJob(
+            name=f"{REFINE}-{number:03d}",
+            rows=(*self._examples(learned), *self._replayed(len(learned), number)),
+            start=self.student if stage.init == "previous" else self._entered,
+            settings=pipeline.settings.training_for(stage),
+        )
+        self.student = await pipeline.update(
+            REFINE, self._recipe, number=number, traces=tuple(ids), job=job, current=self.student
+        )
+        if self.student.version == job.version():
+            self._versions.append(self.student.version)
+            pipeline.cast.student_calls.also_reusable = self.versions()
+        self._rounds = number
+        self._trained += ids
+        self._buffer = self._buffer[size:]
+
+    def _examples(self, ids: Sequence[str]) -> list[Example]:
+        """Question -> the reply that was accepted; in the order of their ids, so that equal sets are equal data."""
+        student = self._pipeline.cast.student
+        traces = self._pipeline.store.traces(REFINE, self._recipe, sorted(ids))
+        return [
+            Example(id=trace.question.id, prompt=student.prompt(trace.question), target=attempt.text)
+            for trace in traces
+            if (attempt := trace.accepted_attempt) is not None
+        ]
+
+    def _replayed(self, examples: int, number: int) -> list[Example]:
+        """A rotating share of stage 1's examples."""
+        count = round(examples * self._pipeline.settings.refine.replay)
+        if not count:
+            return []
+        traces = self._pipeline.distilled()
+        start = (number - 1) * count
+        chosen = [traces[(start + i) % len(traces)] for i in range(min(count, len(traces)))]
+        student = self._pipeline.cast.student
+        return [
+            Example(id=f"replay-{t.question.id}", prompt=student.prompt(t.question), target=t.answer.text)
+            for t in chosen
+            if t.answer is not None
+        ]
+
+
+def _pair(student: Student, trace: Trace) -> PreferencePair:
+    low, high = trace.attempts
+    return PreferencePair(
+        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
+    )
+
+
+async def _each(
+    questions: Sequence[Question],
+    work: Callable[[Question], Awaitable[None]],
+    *,
+    concurrency: int,
+    drain: Drain,
+    stage: str,
+) -> None:
+    """`work` on every question through the engine; unlike a conversation, a model's failure ends it."""
+    failures: list[ModelError] = []
+
+    async def conversation(question: Question) -> Trace:
+        try:
+            await work(question)
+        except ModelError as error:
+            failures.append(error)
+        return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
+
+    async def nothing(trace: Trace) -> None:
+        return None
+
+    await converse(questions, conversation, nothing, stage=stage, concurrency=concurrency, drain=drain)
+    if len(failures) == len(questions) and failures:
+        raise failures[0]

@@ -1,0 +1,113 @@
+"""Reply text -> typed content. A reply that cannot be read becomes an error state, never a guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from .messages import Status, Verdict
+
+_ANSWER_LINE = re.compile(r"^[ \t>*#_]*(?:final[ \t]+)?answer[ \t*_]*:[ \t*_]*", re.IGNORECASE | re.MULTILINE)
+_FENCE = re.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", re.DOTALL)
+_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+
+CRITERIA = ("accuracy", "completeness", "relevance", "coherence", "reliability")
+"""The five criteria of the paper's evaluation, each scored 1 to 10."""
+
+
+class AnswerParts(NamedTuple):
+    reasoning: str
+    answer: str
+
+
+def split_answer(text: str) -> AnswerParts:
+    """Which part of a student's reply is reasoning and which is the final answer.
+
+    The answer is what follows the last line that begins with `Answer:`; without one, the last fenced block; without
+    that, the whole reply. A fence around the answer is taken off.
+    """
+    marks = list(_ANSWER_LINE.finditer(text))
+    if marks:
+        reasoning, answer = text[: marks[-1].start()], text[marks[-1].end() :]
+        fences = _FENCE.findall(answer)
+        return AnswerParts(reasoning.strip(), (fences[0] if fences else answer).strip())
+    blocks = list(_FENCE.finditer(text))
+    if blocks:
+        return AnswerParts(text[: blocks[-1].start()].strip(), blocks[-1].group(1).strip())
+    return AnswerParts("", text.strip())
+
+
+def join_answer(reasoning: str | None, answer: str) -> str:
+    """The reply that `split_answer` reads back as these two parts."""
+    return f"{reasoning}\nAnswer: {answer}" if reasoning else f"Answer: {answer}"
+
+
+def parse_verdict(text: str, model: str) -> Verdict:
+    """The judge's reply as a verdict; `Status.ERROR` when it holds no readable one.
+
+    Wanted is a JSON object with `status` ("correct" or "incorrect"), `explanation` and `guide`. The status must be
+    exactly one of the two words: "not correct" is neither.
+    """
+    reply = json_object(text)
+    if reply is None:
+        return Verdict(status=Status.ERROR, explanation=_unreadable("a JSON object", text), model=model)
+    status = str(reply.get("status", "")).strip().lower()
+    if status not in (Status.CORRECT, Status.INCORRECT):
+        wanted = 'a "status" of "correct" or "incorrect"'
+        return Verdict(status=Status.ERROR, explanation=_unreadable(wanted, text), model=model)
+    return Verdict(
+        status=Status(status),
+        explanation=str(reply.get("explanation") or "").strip(),
+        guide=str(reply.get("guide") or "").strip(),
+        model=model,
+    )
+
+
+def parse_scores(text: str) -> dict[str, int] | None:
+    """Five criteria, each an integer from 1 to 10; None when one is missing or out of range."""
+    reply = json_object(text)
+    if reply is None:
+        return None
+    scores: dict[str, int] = {}
+    for criterion in CRITERIA:
+        value = reply.get(criterion)
+        if isinstance(value, Mapping):
+            value = value.get("score")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 10 or value != int(value):
+            return None
+        scores[criterion] = int(value)
+    return scores
+
+
+def parse_comparison(text: str) -> dict[str, str] | None:
+    """For each criterion "A", "B" or "tie"; None when one is missing or something else."""
+    reply = json_object(text)
+    if reply is None:
+        return None
+    winners = {criterion: str(reply.get(criterion, "")).strip() for criterion in CRITERIA}
+    return winners if all(winner in ("A", "B", "tie") for winner in winners.values()) else None
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The last complete JSON object in a reply, past a model's thinking and around any fence or prose."""
+    text = _THINKING.sub("", text)
+    decoder = json.JSONDecoder(strict=False)
+    found: dict[str, Any] | None = None
+    position = text.find("{")
+    while position != -1:
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError:
+            position += 1
+        else:
+            if isinstance(value, dict):
+                found = value
+        position = text.find("{", position)
+    return found
+
+
+def _unreadable(wanted: str, text: str) -> str:
+    shown = text.strip()
+    return f"the judge's reply holds no {wanted}: {shown[:200]!r}"
