@@ -1,4 +1,4 @@
-"""What this machine can compute with: the device and the number format that inference and training pick by themselves."""
+"""What this machine computes with: the device and the number format that inference and training pick by themselves."""
 
 from __future__ import annotations
 

@@ -16,8 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meteor_agents.errors import (
     CredentialsError,
-    MeteorError,
-    ModelError,
     RefusedCallError,
     SettingsError,
     TransientModelError,
@@ -82,18 +80,19 @@ class OpenAICompatibleModel:
         await self._client.aclose()
 
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
-        failure: ModelError
         try:
-            return await self._client.post(self._url, json=body)
-        except httpx.TimeoutException as error:
-            failure = TransientModelError(self._said(f"no reply in time from {self._url.host}", error))
+            response: httpx.Response = await self._client.post(self._url, json=body)
+            return response
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
-            failure = TransientModelError(self._said(f"no connection to {self._url.host}", error))
+            failure = self._network_failure(error)
         raise failure from None  # the library's error holds the request, and with it the key
 
-    def _said(self, what: str, error: Exception) -> str:
+    def _network_failure(self, error: Exception) -> TransientModelError:
+        # The transport turns a refused connection into httpx's time-out too; what it came from tells them apart.
+        late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
+        what = f"no reply in time from {self._url.host}" if late else f"no connection to {self._url.host}"
         words = self._secrets.hidden_in(str(error) or type(error).__name__)
-        return f"{self._name}: {what}: {words[:QUOTED]}"
+        return TransientModelError(f"{self._name}: {what}: {words[:QUOTED]}")
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -108,7 +107,6 @@ class OpenAICompatibleModel:
         raise RefusedCallError(message)
 
     def _completion(self, response: httpx.Response) -> Completion:
-        failure: MeteorError
         try:
             reply = _Reply.model_validate_json(response.content)
         except ValidationError as malformed:

@@ -409,7 +409,7 @@ class _Worker:
         """Deterministic beam search for the oldest request and those that are searched alike."""
         loaded = self._model()
         first = self._waiting[0].sampling
-        alike = [r for r in self._waiting if (r.sampling.beams, r.sampling.max_tokens) == (first.beams, first.max_tokens)]
+        alike = [request for request in self._waiting if _search(request.sampling) == _search(first)]
         taken += _window(alike, max(1, self._room // first.beams))
         self._waiting = [request for request in self._waiting if request not in taken]
         batch = [request for request in taken if not self._drop_abandoned(request)]
@@ -447,6 +447,11 @@ class _Worker:
 
 def _as_model_error(error: Exception, name: str) -> ModelError:
     return error if isinstance(error, ModelError) else ModelError(f"{name}: {type(error).__name__}: {error}")
+
+
+def _search(sampling: SamplingParams) -> tuple[int, int]:
+    """What must be equal for two beam searches to run as one."""
+    return sampling.beams, sampling.max_tokens
 
 
 def _groups(requests: Sequence[_Request]) -> Iterator[list[_Request]]:
@@ -538,8 +543,8 @@ def _forward(
     loaded: _Loaded, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
 ) -> torch.Tensor:
     """Logits of the last column, (rows, vocabulary), in float32."""
-    # An index of the last column instead of the number 1: it makes the hidden states contiguous. From a strided slice the
-    # final matrix product copies the whole output embedding once a row (bfloat16 on a CPU: most of a prefill's time).
+    # An index of the last column instead of the number 1: it makes the hidden states contiguous. From a strided slice
+    # the last matrix product copies the whole output embedding once a row (bfloat16 on a CPU: most of a prefill's time).
     last_column = torch.tensor([ids.shape[1] - 1], device=ids.device)
     output = loaded.model(
         input_ids=ids,
@@ -572,7 +577,7 @@ def _packed_cache(kept: Sequence[tuple[_Rows, list[int]]], width: int) -> Any:
 
 
 def _packed_tensor(tensors: Sequence[torch.Tensor], lives: Sequence[list[int]], width: int) -> torch.Tensor:
-    """(rows, heads, width + room to grow, head size). Columns in front of a short row stay zero: the mask hides them."""
+    """(rows, heads, width + room to grow, head size). Columns in front of a short row stay zero, the mask hides them."""
     _, heads, _, size = tensors[0].shape
     packed = tensors[0].new_zeros(sum(map(len, lives)), heads, width + SPARE_COLUMNS, size)
     start = 0

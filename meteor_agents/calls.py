@@ -77,8 +77,8 @@ class RecordedModel:
         self._observer = observer
         self._price = price
         self._weights = weights
-        self.also_reusable: tuple[str, ...] = ()
-        """Older weights versions whose stored replies still count, newest first."""
+        self.also_reusable: dict[str, tuple[str, ...]] = {}
+        """Stage -> older weights versions whose stored replies still count there, newest first."""
 
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
@@ -88,7 +88,8 @@ class RecordedModel:
             "sampling": sampling.model_dump(mode="json"),
         }
         key = call_key(self._role, self._identity, request, occasion.tries)
-        stored = await self._store.find_call(key, (self._version(), *self.also_reusable))
+        older = self.also_reusable.get(occasion.stage, ())
+        stored = await self._store.find_call(key, (self._version(), *older))
         if stored is not None:
             await self._store.count(self._role, "reused")
             self._observer.on_event(CallFinished(self._role, True, 0.0, 0, 0))

@@ -15,7 +15,14 @@ from typing import Protocol, runtime_checkable
 
 from asyncio_throttle import Throttler
 from pydantic import BaseModel, ConfigDict, Field
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from .errors import TransientModelError
 from .models import ChatMessage, ChatModel, Completion, SamplingParams
@@ -150,7 +157,7 @@ class TokenWindow:
 
     async def book(self, tokens: int) -> Booking:
         async with self._head:
-            while self._booked() + tokens > self._limit and self._bookings:
+            while self._booked() + tokens > self._limit and self._bookings:  # noqa: ASYNC110 - what is awaited is time
                 await asyncio.sleep(min(POLL_S, self._window_s / 10))
             booking = Booking(time.monotonic(), tokens)
             self._bookings.append(booking)
@@ -182,7 +189,7 @@ class Retrying:
         self.inner = inner
         self._tries = limits.retries + 1
         self._on_retry = on_retry
-        self._pause = wait_exponential_jitter(initial=first_wait_s, max=longest_wait_s, jitter=first_wait_s)
+        self._pause = wait_exponential(multiplier=first_wait_s, max=longest_wait_s) + wait_random(0, first_wait_s)
 
     @property
     def name(self) -> str:

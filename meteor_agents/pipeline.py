@@ -179,7 +179,7 @@ class Pipeline:
         )
         updates = _Updates(self, recipe, entered)
         await self.serve(updates.student)
-        self.cast.student_calls.also_reusable = updates.versions()
+        self.cast.student_calls.also_reusable[REFINE] = updates.versions()
         await self.hold(
             REFINE,
             recipe,
@@ -195,7 +195,6 @@ class Pipeline:
             finish=updates.finish,
             current=lambda: updates.student,
         )
-        self.cast.student_calls.also_reusable = ()
         await self.arrived(REFINE, updates.student)
 
     # stage 3 -------------------------------------------------------------------------------------------------------
@@ -602,7 +601,7 @@ class _Updates:
         )
         if self.student.version == job.version():
             self._versions.append(self.student.version)
-            pipeline.cast.student_calls.also_reusable = self.versions()
+            pipeline.cast.student_calls.also_reusable[REFINE] = self.versions()
         self._rounds = number
         self._trained += ids
         self._buffer = self._buffer[size:]

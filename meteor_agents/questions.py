@@ -163,7 +163,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     raise QuestionsError(f"{path}, {place}: more fields than the header has")
                 yield Row(place, values)
         except csv.Error as error:
-            raise QuestionsError(f"{path}, line {reader.line_num}: {error}") from error
+            raise QuestionsError(f"{path}, line {reader.reader.line_num}: {error}") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

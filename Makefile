@@ -1,0 +1,53 @@
+# Everything starts from python3 (3.11 or newer), pip and make; the rest goes into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+# Pins for pip, see the file. On a GPU machine:  make CONSTRAINTS= quickstart
+CONSTRAINTS = constraints.txt
+# Passed to `meteor run quickstart`, for example  make quickstart ARGS="--limit 8"
+ARGS =
+
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+.PHONY: help quickstart test lint clean
+.DEFAULT_GOAL := help
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+quickstart: $(VENV)/.run-stamp ## The whole method on a real 135M model, here; options in ARGS="..."
+	@echo "==> the student: SmolLM2-135M-Instruct"
+	$(BIN)/meteor models fetch smollm2-135m
+	@echo "==> distil, fine-tune, refine, self-train, with a measurement after each"
+	$(BIN)/meteor run quickstart $(ARGS)
+
+test: $(VENV)/.dev-stamp ## Run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean: ## Remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: chosen while nothing else has a say in which build it is.
+$(VENV)/.run-stamp: pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one:  make PYTHON=python3.12 ..."; exit 2; }
+	@echo "==> making the environment $(VENV)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@echo "==> installing torch"
+	$(INSTALL) torch
+	@echo "==> installing meteor-agents with what local models and training need"
+	$(INSTALL) -e '.[local,train]'
+	@touch $@
+
+$(VENV)/.dev-stamp: $(VENV)/.run-stamp
+	@echo "==> installing what tests and linters need"
+	$(INSTALL) -e '.[local,train,dev]'
+	@touch $@

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.errors import SettingsError
+from meteor_agents.settings import load_settings
+
+
+def content(**more: Any) -> dict[str, Any]:
+    return {
+        "name": "run",
+        "domain": "sums",
+        "questions": {"path": "q.jsonl"},
+        "student": {"backend": "transformers", "model": "m"},
+        "teacher": {"backend": "reference"},
+        "judge": {"verifier": "exact"},
+        **more,
+    }
+
+
+def refused(settings: object) -> str:
+    with pytest.raises(SettingsError) as error:
+        load_settings(settings, base=Path("/base"), source="my.yaml")
+    return str(error.value)
+
+
+def test_relative_paths_are_taken_from_the_settings_file() -> None:
+    settings = load_settings(content(prompts={"dir": "p"}), base=Path("/base"), source="my.yaml")
+    assert settings.questions.path == Path("/base/q.jsonl")
+    assert settings.prompts.dir == Path("/base/p")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"refien": {}}, "unknown setting 'refien'; did you mean 'refine'?"),
+        ({"refine": {"update_evry": 3}}, "unknown setting 'refine.update_evry'; did you mean 'update_every'?"),
+        ({"training": {"lora": {"rank": 3}}}, "unknown setting 'training.lora.rank'"),
+        ({"student": {"backend": "x", "sampling": {"temprature": 1}}}, "did you mean 'temperature'?"),
+        ({"refine": {"iterations": 0}}, "refine.iterations"),
+        ({"judge": {}}, "a judge has either a backend or a verifier"),
+        ({"judge": {"backend": "openai", "verifier": "exact"}}, "a judge has either a backend or a verifier"),
+        ({"self_train": {"high": {"beam": 1}}}, "self_train.high"),
+        ({"self_train": {"margin": 0}}, "self_train.margin"),
+        ({"distill": {"training": {"epoch": 3}}}, "did you mean 'epochs'?"),
+        ({"name": "a/b"}, "name"),
+        ({"questions": {}}, "the setting 'questions.path' is missing"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_nearest_known_one(change: dict[str, Any], complaint: str) -> None:
+    message = refused(content(**change))
+    assert complaint in message
+    assert message.startswith("my.yaml")
+
+
+def test_settings_that_are_no_mapping_are_refused() -> None:
+    assert "must hold settings" in refused(["a"])
+    assert "must hold settings" in refused(None)
+
+
+def test_stage_training_overrides_single_fields() -> None:
+    settings = load_settings(
+        content(training={"epochs": 3, "lora": {"r": 8}}, refine={"training": {"epochs": 1}}), base=Path(), source="x"
+    )
+    assert settings.training_for(settings.refine).epochs == 1
+    assert settings.training_for(settings.refine).lora == settings.training.lora
+    assert settings.training_for(settings.distill).epochs == 3
+
+
+def test_set_overrides_the_file_and_the_resolved_settings_load_again(tmp_path: Path) -> None:
+    settings, _ = read_config("quickstart", ["refine.update_every=7", "training.lora.r=4"])
+    assert (settings.refine.update_every, settings.training.lora and settings.training.lora.r) == (7, 4)
+    (tmp_path / "config.yaml").write_text(dump_config(settings))
+    again, _ = read_config(str(tmp_path / "config.yaml"))
+    assert again == settings
+
+
+@pytest.mark.parametrize("override", ["refine", "=3", "refine.update_every.x=3", "a=[1"])
+def test_a_malformed_set_is_refused(override: str) -> None:
+    with pytest.raises(SettingsError, match="--set"):
+        read_config("quickstart", [override])
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match="did you mean the preset quickstart"):
+        read_config("quickstrat")
+
+
+def test_a_file_that_is_not_yaml_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(SettingsError, match="line 2"):
+        read_config(str(tmp_path / "x.yaml"))
