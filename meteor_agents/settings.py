@@ -248,8 +248,16 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
                 }
             ),
             "prompts": PromptsSettings(dir=base / settings.prompts.dir) if settings.prompts.dir else settings.prompts,
+            **{role: _with_absolute_model(getattr(settings, role), base) for role in ("student", "teacher", "judge")},
         }
     )
+
+
+def _with_absolute_model(role: ModelSettings, base: Path) -> ModelSettings:
+    """A model that is a folder beside the settings file is named by its full path; every other name stays as it is."""
+    if role.backend == "transformers" and role.model and (base / role.model).is_dir():
+        return role.model_copy(update={"model": str((base / role.model).resolve())})
+    return role
 
 
 def _explain(error: ValidationError, source: str) -> str:

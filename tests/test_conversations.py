@@ -62,9 +62,7 @@ def test_distillation_asks_student_then_teacher_and_the_teacher_sees_the_guideli
 
 def test_plain_distillation_asks_the_student_nothing() -> None:
     student = Speaking([])
-    trace = asyncio.run(
-        conversations.distill(QUESTION, Student(voice(student)), ReferenceTeacher(), guideline=False)
-    )
+    trace = asyncio.run(conversations.distill(QUESTION, Student(voice(student)), ReferenceTeacher(), guideline=False))
     assert student.asked == []
     assert trace.answer is not None
     assert trace.answer.text == "Divide 42 by two.\nAnswer: 21"
@@ -138,7 +136,11 @@ def test_equal_answers_are_no_preference() -> None:
 
 @pytest.mark.parametrize(
     ("replies", "outcome"),
-    [([WRONG, RIGHT], Outcome.ACCEPTED), ([RIGHT, WRONG], Outcome.EXHAUSTED), ([WRONG, WRONG + "9"], Outcome.EXHAUSTED)],
+    [
+        ([WRONG, RIGHT], Outcome.ACCEPTED),
+        ([RIGHT, WRONG], Outcome.EXHAUSTED),
+        ([WRONG, WRONG + "9"], Outcome.EXHAUSTED),
+    ],
 )
 def test_verified_pairs_are_kept_only_where_high_is_right_and_low_is_wrong(
     replies: list[str], outcome: Outcome

@@ -138,9 +138,7 @@ def test_cancelling_leaves_no_task() -> None:
         return ended(question)
 
     async def run() -> int:
-        task = asyncio.ensure_future(
-            converse(QUESTIONS, conversation, Sink(), stage="s", concurrency=8, drain=Drain())
-        )
+        task = asyncio.ensure_future(converse(QUESTIONS, conversation, Sink(), stage="s", concurrency=8, drain=Drain()))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -45,9 +45,7 @@ class FolderTrainer:
             raise TrainingError("the trainer's last words")
         self.jobs.append(job)
         folder.mkdir()
-        return TrainingReport(
-            loss=0.5, steps=1, tokens=10, seconds=0.1, rows_used=len(job.rows), rows_too_long=0
-        )
+        return TrainingReport(loss=0.5, steps=1, tokens=10, seconds=0.1, rows_used=len(job.rows), rows_too_long=0)
 
 
 class Events:
@@ -395,6 +393,8 @@ def test_failed_questions_are_asked_again_only_until_the_stage_is_done(tmp_path:
     assert status["stages"]["refine"]["failed"] == 1
     assert status["calls"]["student"]["failed"] == 1
     store = Store(tmp_path / "run" / "run.db")
-    failed = [t for t in store.traces("refine", store.read("SELECT recipe FROM stages")[0][0]) if t.outcome is Outcome.FAILED]
+    failed = [
+        t for t in store.traces("refine", store.read("SELECT recipe FROM stages")[0][0]) if t.outcome is Outcome.FAILED
+    ]
     store.close()
     assert [(trace.question.id, trace.error) for trace in failed] == [("q007", "too long")]

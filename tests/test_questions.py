@@ -55,7 +55,11 @@ def test_an_id_made_from_content_survives_reordering(tmp_path: Path) -> None:
         ("q.jsonl", '{"question": "a"}\n{oops\n', "line 2: not JSON"),
         ("q.jsonl", '{"question": "a"}\n\n["b"]\n', "line 3: must be a JSON object"),
         ("q.jsonl", '{"question": "a"}\n{"question": "  "}\n', "line 2: question"),
-        ("q.jsonl", '{"question": "a"}\n{"text": "b"}\n', "line 2: the field 'question' is missing or empty; found text"),
+        (
+            "q.jsonl",
+            '{"question": "a"}\n{"text": "b"}\n',
+            "line 2: the field 'question' is missing or empty; found text",
+        ),
         ("q.jsonl", '{"id": "x", "question": "a"}\n{"id": "x", "question": "b"}\n', "line 2: the same id as line 1"),
         ("q.jsonl", '{"question": "a"}\n{"question": "a"}\n', "line 2: the same question as line 1"),
         ("q.jsonl", "", "holds no question"),

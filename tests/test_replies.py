@@ -43,7 +43,15 @@ def test_a_verdict_is_read_from_json_amid_thinking_prose_and_fences() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Correct", "Not Correct", '{"status": "not correct"}', '{"status": "correct', '["correct"]', "", '{"verdict": "correct"}'],
+    [
+        "Correct",
+        "Not Correct",
+        '{"status": "not correct"}',
+        '{"status": "correct',
+        '["correct"]',
+        "",
+        '{"verdict": "correct"}',
+    ],
 )
 def test_a_reply_without_a_readable_verdict_is_an_error_never_a_pass(text: str) -> None:
     verdict = parse_verdict(text, "judge")
