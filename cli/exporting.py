@@ -69,7 +69,7 @@ def _preferences(traces: Sequence[Trace], student: Student) -> Iterator[dict[str
     for trace in traces:
         if trace.outcome is not Outcome.ACCEPTED:
             continue
-        if trace.stage == "self-train":
+        if trace.stage.startswith("self-train"):
             low, high = trace.attempts
             pairs = [(high.text, low.text)]
         elif (accepted := trace.accepted_attempt) is not None:

@@ -28,7 +28,7 @@ STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "finetune": Pipeline.finetune,
     "refine": Pipeline.refine,
     "self-train": Pipeline.self_train,
-    "evaluate": Pipeline.evaluate,
+    "evaluate": Pipeline.measure,
 }
 
 

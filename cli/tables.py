@@ -21,7 +21,6 @@ TITLES = {
     "refine": "after 2: judged refinement",
     "self-train": "after 3: self-training",
 }
-_STAGES_OF = {"base": (), "finetune": ("distill", "finetune"), "refine": ("refine",), "self-train": ("self-train",)}
 
 NEXT_STEPS = """\
 What to do next
@@ -55,7 +54,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         if label not in scored:
             continue
         cells = [_headline(scored[label]["heldout"].get(heldout)) for heldout in sets]
-        stages = _STAGES_OF[label]
+        stages = [stage for stage in status["stages"] if _label_of(stage) == label]
         seconds = sum(status["stages"].get(stage, {}).get("seconds", 0.0) for stage in stages)
         trained = sum(r["tokens"] for r in status["rounds"] if r["stage"] in stages)
         table.add_row(
@@ -74,6 +73,13 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     if next_steps:
         console.print()
         console.print(NEXT_STEPS, markup=False, highlight=False)
+
+
+def _label_of(stage: str) -> str:
+    """The checkpoint that a stage's work led to; later turns of stage 3 are named self-train-2 and so on."""
+    if stage in ("distill", "finetune"):
+        return "finetune"
+    return "self-train" if stage.startswith("self-train") else stage
 
 
 def guided_updates(status: dict[str, Any]) -> str | None:

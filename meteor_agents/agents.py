@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
-from .messages import Answer, Attempt, Guide, Guideline, Question, Verdict
+from .messages import Answer, Attempt, Guide, Guideline, Question, Status, Verdict
 from .models import ChatMessage, Completion, FinishReason, SamplingParams
 from .replies import parse_verdict, split_answer
 from .templates import Templates
@@ -22,6 +22,14 @@ class Occasion:
     stage: str
     question_id: str
     tries: int = 1
+    again: int = 0
+    """How often the very same was asked before, because the reply could not be read."""
+
+
+READINGS = 2
+"""How often a judge is asked before its reply counts as unreadable."""
+
+Parsed = TypeVar("Parsed")
 
 
 class Speaker(Protocol):
@@ -147,7 +155,7 @@ class Judge(Protocol):
 
 
 class ModelJudge:
-    """A judge that is a language model; an unreadable reply is `Status.ERROR`."""
+    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error."""
 
     free = False
 
@@ -155,17 +163,32 @@ class ModelJudge:
         self._voice = voice
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
-        messages = self._voice.templates.render(
-            "judge_verdict", domain=self._voice.domain, question=question, attempt=attempt
+        return await self.ask(
+            "judge_verdict",
+            question,
+            parse_verdict,
+            lambda verdict: verdict.status is not Status.ERROR,
+            Occasion(stage, question.id, tries),
+            attempt=attempt,
         )
-        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id, tries))
-        return parse_verdict(reply.text, reply.model)
 
-    async def ask(self, template: str, question: Question, *, stage: str, **variables: object) -> str:
-        """The raw reply to one of the evaluation's templates (`judge_score`, `judge_compare`)."""
+    async def ask(
+        self,
+        template: str,
+        question: Question,
+        parse: Callable[[str, str], Parsed],
+        readable: Callable[[Parsed], bool],
+        occasion: Occasion,
+        **variables: object,
+    ) -> Parsed:
+        """The parsed reply to one of the judge's templates; `parse` gets the reply's text and the judge's name."""
         messages = self._voice.templates.render(template, domain=self._voice.domain, question=question, **variables)
-        reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id))
-        return reply.text
+        for again in range(READINGS):
+            reply = await self._voice.speaker.complete(messages, self._voice.sampling, replace(occasion, again=again))
+            parsed = parse(reply.text, reply.model)
+            if readable(parsed):
+                break
+        return parsed
 
 
 class VerifierJudge:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from .agents import Occasion
@@ -79,15 +81,30 @@ class RecordedModel:
         self._weights = weights
         self.also_reusable: dict[str, tuple[str, ...]] = {}
         """Stage -> older weights versions whose stored replies still count there, newest first."""
+        self._only: str | None = None
+        self._admitted = asyncio.Event()
+
+    @asynccontextmanager
+    async def only(self, stage: str) -> AsyncIterator[None]:
+        """While inside, only this stage's calls reach the model; others wait. Calls in flight are not held back."""
+        self._admitted.clear()
+        self._only = stage
+        try:
+            yield
+        finally:
+            self._only = None
+            self._admitted.set()
 
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        while self._only not in (None, occasion.stage):
+            await self._admitted.wait()
         request = {
             "messages": [message.model_dump() for message in messages],
             "sampling": sampling.model_dump(mode="json"),
         }
-        key = call_key(self._role, self._identity, request, occasion.tries)
+        key = call_key(self._role, self._identity, request, occasion.tries, occasion.again)
         older = self.also_reusable.get(occasion.stage, ())
         stored = await self._store.find_call(key, (self._version(), *older))
         if stored is not None:
@@ -127,8 +144,8 @@ class RecordedModel:
         return self._weights() if self._weights else self._identity
 
 
-def call_key(role: str, identity: str, request: object, tries: int) -> str:
-    content = json.dumps([role, identity, request, tries], sort_keys=True, ensure_ascii=False)
+def call_key(role: str, identity: str, request: object, tries: int, again: int = 0) -> str:
+    content = json.dumps([role, identity, request, tries, again], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -5,11 +5,13 @@ A judge's error is counted apart and never scores; every figure comes with its i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-from .agents import Judge, ModelJudge, Student
+from .agents import Judge, ModelJudge, Occasion, Student
 from .messages import Attempt, Message, Question, Status
 from .models import SamplingParams
 from .replies import CRITERIA, parse_comparison, parse_scores
@@ -21,6 +23,8 @@ EVALUATE = "evaluate"
 class Result(Message):
     """One model's reply to one held-out question, and what the judge made of it."""
 
+    asked: str
+    """A hash of the question as it was asked, so that an edited question is asked again."""
     attempt: Attempt
     status: Status
     explanation: str = ""
@@ -45,6 +49,8 @@ class Metrics(Message):
     """What one evaluation found on one held-out set."""
 
     questions: int
+    failed: int
+    """Questions that the student gave no reply to; left out of every figure."""
     judge_errors: int
     """Replies without a verdict; left out of every figure."""
     truncated: int
@@ -64,24 +70,39 @@ class Metrics(Message):
 RESULT = TypeAdapter(Result)
 
 
-async def examine(question: Question, student: Student, judge: Judge, *, sampling: SamplingParams) -> Result:
-    """Ask and judge one held-out question; greedy unless `sampling` says otherwise."""
-    attempt = await student.attempt(question, stage=EVALUATE, sampling=sampling)
+async def examine(
+    question: Question, student: Student, judge: Judge, *, sampling: SamplingParams, stage: str = EVALUATE
+) -> Result:
+    """Ask and judge one question."""
+    attempt = await student.attempt(question, stage=stage, sampling=sampling)
     if isinstance(judge, ModelJudge):
-        reply = await judge.ask("judge_score", question, stage=EVALUATE, answer=attempt)
-        scores = parse_scores(reply)
-        if scores is None:
-            return Result(attempt=attempt, status=Status.ERROR, explanation=f"no readable scores: {reply[:200]!r}")
-        return Result(attempt=attempt, status=Status.CORRECT, scores=scores)
-    verdict = await judge.evaluate(question, attempt, stage=EVALUATE)
-    return Result(attempt=attempt, status=verdict.status, explanation=verdict.explanation)
+        occasion = Occasion(stage, question.id)
+        scores = await judge.ask("judge_score", question, _read_scores, bool, occasion, answer=attempt)
+        if not scores:
+            return _result(question, attempt, Status.ERROR, "the judge's reply holds no readable scores")
+        return Result(asked=fingerprint(question), attempt=attempt, status=Status.CORRECT, scores=scores)
+    verdict = await judge.evaluate(question, attempt, stage=stage)
+    return _result(question, attempt, verdict.status, verdict.explanation)
 
 
-def summarise(results: Sequence[Result]) -> Metrics:
-    """Figures over one held-out set."""
+def fingerprint(question: Question) -> str:
+    return hashlib.sha256(question.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _result(question: Question, attempt: Attempt, status: Status, explanation: str) -> Result:
+    return Result(asked=fingerprint(question), attempt=attempt, status=status, explanation=explanation)
+
+
+def _read_scores(text: str, judge: str) -> dict[str, int]:
+    return parse_scores(text) or {}
+
+
+def summarise(results: Sequence[Result], *, asked: int) -> Metrics:
+    """Figures over one held-out set of `asked` questions."""
     judged = [result for result in results if result.status is not Status.ERROR]
     metrics = Metrics(
-        questions=len(results),
+        questions=asked,
+        failed=asked - len(results),
         judge_errors=len(results) - len(judged),
         truncated=sum(result.attempt.truncated for result in results),
     )
@@ -107,32 +128,38 @@ class Shares(Message):
     with_: dict[str, Estimate]
 
 
-async def compare(question: Question, judge: ModelJudge, without: Attempt, with_: Attempt) -> dict[str, float] | None:
-    """The share of `with_` by criterion, judged in both orders: a win only where both agree, else half.
+class Preference(NamedTuple):
+    """What both orders together say on one criterion."""
 
-    1 is a win, 0 a loss, 0.5 a tie or a disagreement between the orders (negative sign marks the latter: -0.5).
-    None when one of the two replies could not be read.
-    """
-    forth = parse_comparison(await judge.ask("judge_compare", question, stage=EVALUATE, first=without, second=with_))
-    back = parse_comparison(await judge.ask("judge_compare", question, stage=EVALUATE, first=with_, second=without))
-    if forth is None or back is None:
-        return None
-    mirrored = {"A": "B", "B": "A", "tie": "tie"}
-    shares = {}
-    for criterion in CRITERIA:
-        if forth[criterion] != mirrored[back[criterion]]:
-            shares[criterion] = -0.5
-        else:
-            shares[criterion] = {"A": 0.0, "B": 1.0, "tie": 0.5}[forth[criterion]]
-    return shares
+    share: float
+    """Of the reply of interest: 1 where both orders prefer it, 0 where both prefer the other, else one half."""
+    flipped: bool
+    """The two orders disagree."""
 
 
-def summarise_comparison(found: Sequence[dict[str, float] | None]) -> Shares:
-    read = [shares for shares in found if shares is not None]
-    with_ = {
-        criterion: Estimate.of(mean([abs(shares[criterion]) for shares in read]), len(read)) for criterion in CRITERIA
-    }
-    flipped = sum(share < 0 for shares in read for share in shares.values())
-    return Shares(
-        questions=len(found), judge_errors=len(found) - len(read), flipped=flipped, with_=with_ if read else {}
-    )
+async def compare(question: Question, judge: ModelJudge, without: Attempt, with_: Attempt) -> dict[str, Preference]:
+    """Two replies judged in both orders, by criterion; empty when the judge could not be read."""
+    occasion = Occasion(EVALUATE, question.id)
+    forth = await judge.ask("judge_compare", question, _read_comparison, bool, occasion, first=without, second=with_)
+    back = await judge.ask("judge_compare", question, _read_comparison, bool, occasion, first=with_, second=without)
+    if not forth or not back:
+        return {}
+    return {criterion: _preference(forth[criterion], back[criterion]) for criterion in CRITERIA}
+
+
+def _read_comparison(text: str, judge: str) -> dict[str, str]:
+    return parse_comparison(text) or {}
+
+
+def _preference(forth: str, back: str) -> Preference:
+    """`forth` is the winner with the reply of interest as B, `back` with it as A."""
+    if forth != {"A": "B", "B": "A", "tie": "tie"}[back]:
+        return Preference(0.5, flipped=True)
+    return Preference({"A": 0.0, "B": 1.0, "tie": 0.5}[forth], flipped=False)
+
+
+def summarise_comparison(found: Sequence[dict[str, Preference]]) -> Shares:
+    read = [preferences for preferences in found if preferences]
+    with_ = {name: Estimate.of(mean([p[name].share for p in read]), len(read)) for name in CRITERIA} if read else {}
+    flipped = sum(preference.flipped for preferences in read for preference in preferences.values())
+    return Shares(questions=len(found), judge_errors=len(found) - len(read), flipped=flipped, with_=with_)

@@ -22,8 +22,18 @@ from .agents import Judge, ModelJudge, Student, Teacher
 from .calls import RecordedModel
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .engine import Drain, converse
-from .errors import MeteorError, ModelError, UsageError
-from .evaluation import RESULT, Result, compare, examine, summarise, summarise_comparison
+from .errors import CredentialsError, MeteorError, ModelError, UsageError
+from .evaluation import (
+    EVALUATE,
+    RESULT,
+    Preference,
+    Result,
+    compare,
+    examine,
+    fingerprint,
+    summarise,
+    summarise_comparison,
+)
 from .events import (
     EvaluationFinished,
     Note,
@@ -42,9 +52,11 @@ from .templates import Templates
 from .traces import Outcome, Trace
 from .training import Checkpoint, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
 
-BASE, FINETUNE, EVALUATE = "base", "finetune", "evaluate"
+BASE, FINETUNE, GATE = "base", "finetune", "gate"
 LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
 """Where checkpoints come from, in order."""
+GATE_SIGNIFICANCE = 0.05
+"""One-sided level of the sign test at which a candidate counts as worse."""
 
 _PROMPTS_OF = {
     DISTILL: ("student_guideline", "teacher_answer"),
@@ -98,13 +110,10 @@ class Pipeline:
     drain: Drain
     base: Checkpoint
     lineage: dict[str, Checkpoint] = field(default_factory=dict)
-    _trained_s: float = 0.0
-
     # the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """All stages in order, with an evaluation before, after each and at the end."""
-        self.lineage = {BASE: self.base}
         await self.evaluate(only=[BASE])
         await self.distill()
         if self.trainer is not None:
@@ -117,6 +126,11 @@ class Pipeline:
         if self.trainer is not None:
             await self.evaluate(only=[SELF_TRAIN])
             await self.compare_ends()
+
+    async def measure(self) -> None:
+        """Every checkpoint of the lineage on the held-out questions, and the last against the first."""
+        await self.evaluate()
+        await self.compare_ends()
 
     # stage 1 -------------------------------------------------------------------------------------------------------
 
@@ -210,10 +224,11 @@ class Pipeline:
         stage = self.settings.self_train
         base = self.settings.student.sampling
         low, high = decoding(stage.low, base), decoding(stage.high, base)
+        name = SELF_TRAIN if turn == 1 else f"{SELF_TRAIN}-{turn}"
         recipe = self.recipe(SELF_TRAIN, student, turn=turn, low=low, high=high, verify=stage.verify)
         await self.serve(student)
         await self.hold(
-            SELF_TRAIN,
+            name,
             recipe,
             self.taken(stage),
             lambda question: conversations.self_train(
@@ -222,19 +237,20 @@ class Pipeline:
                 low=low,
                 high=high,
                 verify=self.cast.judge if stage.verify else None,
+                stage=name,
             ),
             current=lambda: student,
         )
         if self.trainer is None:
             return student
         ids = [question.id for question in self.taken(stage)]
-        traces = self.store.traces(SELF_TRAIN, recipe, ids)
+        traces = self.store.traces(name, recipe, ids)
         pairs = tuple(_pair(self.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
         if not pairs:
             self.observer.on_event(Note("self-train: no pair had a preference; the student stays as it is"))
             return student
         return await self.update(
-            SELF_TRAIN,
+            name,
             recipe,
             number=turn,
             traces=tuple(pair.id for pair in pairs),
@@ -256,7 +272,7 @@ class Pipeline:
             checkpoint = self.lineage[label]
             for heldout, questions in self.questions.heldout.items():
                 results = await self._examine(label, checkpoint, heldout, questions)
-                metrics = summarise(results)
+                metrics = summarise(results, asked=len(questions))
                 await self.store.add_evaluation(
                     checkpoint.version, heldout, self.recipe(EVALUATE, None), label, metrics.model_dump(mode="json")
                 )
@@ -270,7 +286,7 @@ class Pipeline:
         stage = f"evaluate {label}: {heldout}"
         stored = self.store.scores(checkpoint.version, heldout, recipe)
         results = {id_: RESULT.validate_json(result) for id_, result in stored.items()}
-        owed = [q for q in questions if q.id not in results or results[q.id].status is Status.ERROR]
+        owed = [q for q in questions if not _is_scored(results.get(q.id), q)]
         sampling = decoding("greedy", self.settings.student.sampling)
 
         async def examined(question: Question) -> None:
@@ -287,7 +303,8 @@ class Pipeline:
             await self.serve(checkpoint)
             await _each(owed, examined, concurrency=self.concurrency, drain=self.drain, stage=stage)
         done = [results[q.id] for q in questions if q.id in results]
-        self.observer.on_event(StageFinished(stage, time.monotonic() - started, summarise(done).headline()))
+        headline = summarise(done, asked=len(questions)).headline()
+        self.observer.on_event(StageFinished(stage, time.monotonic() - started, headline))
         return done
 
     async def compare_ends(self) -> None:
@@ -297,25 +314,25 @@ class Pipeline:
             return
         recipe = self.recipe(EVALUATE, None)
         for heldout, questions in self.questions.heldout.items():
-            before = self.store.scores(self.base.version, heldout, recipe)
-            after = self.store.scores(last.version, heldout, recipe)
-            found: list[dict[str, float] | None] = []
-
-            async def compared(
-                question: Question,
-                before: dict[str, str] = before,
-                after: dict[str, str] = after,
-                found: list[dict[str, float] | None] = found,
-            ) -> None:
-                attempts = [RESULT.validate_json(side[question.id]).attempt for side in (before, after)]
-                found.append(await compare(question, judge, *attempts))
-
-            both = [q for q in questions if q.id in before and q.id in after]
-            await _each(both, compared, concurrency=self.concurrency, drain=self.drain, stage="compare")
+            ends = [self.store.scores(version, heldout, recipe) for version in (self.base.version, last.version)]
+            both = [question for question in questions if all(question.id in scores for scores in ends)]
+            found = await self._compared(judge, both, *ends)
             shares = summarise_comparison(found)
             await self.store.add_evaluation(
                 last.version, f"{heldout}: pairwise against base", recipe, "pairwise", shares.model_dump(mode="json")
             )
+
+    async def _compared(
+        self, judge: ModelJudge, questions: Sequence[Question], before: dict[str, str], after: dict[str, str]
+    ) -> list[dict[str, Preference]]:
+        found: list[dict[str, Preference]] = []
+
+        async def compared(question: Question) -> None:
+            without, with_ = (RESULT.validate_json(side[question.id]).attempt for side in (before, after))
+            found.append(await compare(question, judge, without, with_))
+
+        await _each(questions, compared, concurrency=self.concurrency, drain=self.drain, stage="compare")
+        return found
 
     # updates ---------------------------------------------------------------------------------------------------------
 
@@ -365,32 +382,39 @@ class Pipeline:
         )
         return candidate if gate.promoted else current
 
-    async def _gate(self, candidate: Checkpoint, before: list[Result], current: Checkpoint) -> _Gate:
-        """Serve the candidate and decide whether it stays: it loads, it answers, it stops, it is not worse beyond noise."""
-        try:
-            await self.serve(candidate)
-        except ModelError as error:
-            return _Gate(False, f"does not load: {error}")
-        gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
-        if not gate.promoted:
-            await self.serve(current)
+    async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> _Gate:
+        """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise.
+
+        Conversations wait meanwhile, so that a candidate that is turned down has never spoken in one.
+        """
+        async with self.cast.student_calls.only(GATE):
+            try:
+                await self.serve(candidate)
+                gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
+            except CredentialsError:
+                raise
+            except ModelError as error:
+                gate = _Gate(False, f"does not load or answer: {error}")
+            if not gate.promoted:
+                await self.serve(current)
         return gate
 
-    async def _gate_results(self) -> list[Result]:
-        """The served student on the gate questions, in their order; judged only where a judgement costs nothing."""
+    async def _gate_results(self) -> dict[str, Result]:
+        """The served student on the gate questions, by id; judged only where a judgement costs nothing."""
         sampling = decoding("greedy", self.settings.student.sampling)
         results: dict[str, Result] = {}
 
         async def asked(question: Question) -> None:
-            attempt = await self.cast.student.attempt(question, stage="gate", sampling=sampling)
-            status = Status.ERROR
             if self.cast.judge.free:
-                status = (await self.cast.judge.evaluate(question, attempt, stage="gate")).status
-            results[question.id] = Result(attempt=attempt, status=status)
+                results[question.id] = await examine(
+                    question, self.cast.student, self.cast.judge, sampling=sampling, stage=GATE
+                )
+            else:
+                attempt = await self.cast.student.attempt(question, stage=GATE, sampling=sampling)
+                results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
-        questions = self.questions.gate
-        await _each(questions, asked, concurrency=self.concurrency, drain=Drain(), stage="gate")
-        return [results[question.id] for question in questions if question.id in results]
+        await _each(self.questions.gate, asked, concurrency=self.concurrency, drain=Drain(), stage=GATE)
+        return results
 
     async def serve(self, checkpoint: Checkpoint) -> None:
         """The student speaks with these weights from now on."""
@@ -417,7 +441,8 @@ class Pipeline:
         """Hold the conversations that this stage still owes, storing each trace before `sink` sees it."""
         outcomes = self.store.outcomes(stage, recipe)
         finished = self.store.finished_stage(stage, recipe) is not None
-        settled = {id_ for id_, outcome in outcomes.items() if finished or outcome is not Outcome.FAILED}
+        edited = self.store.edited_questions(stage, recipe, questions)
+        settled = {id_ for id_, outcome in outcomes.items() if finished or outcome is not Outcome.FAILED} - edited
         owed = [question for question in questions if question.id not in settled]
 
         async def store_then_sink(trace: Trace) -> None:
@@ -507,26 +532,32 @@ class _Gate:
     reason: str
 
 
-def _judge_candidate(before: Sequence[Result], after: Sequence[Result], *, free: bool) -> _Gate:
+def _judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> _Gate:
     """Compare the candidate with the student it would replace, question by question."""
-    if not after:
+    if not before:
         return _Gate(True, "loads; no gate questions")
-    if not any(result.attempt.text.strip() for result in after):
+    n = len(before)
+    if any(id_ not in after for id_ in before):
+        return _Gate(False, f"gives no reply to {len(before.keys() - after.keys())} of {n} gate questions")
+    pairs = [(before[id_], after[id_]) for id_ in before]
+    if not any(new.attempt.text.strip() for _, new in pairs):
         return _Gate(False, "gives empty replies")
-    cut_before, cut_after = (sum(r.attempt.truncated for r in results) for results in (before, after))
-    if cut_after > max(cut_before, len(after) // 2):
-        return _Gate(
-            False, f"does not stop: {cut_after} of {len(after)} replies cut at max_tokens, {cut_before} before"
-        )
+    cut_before, cut = (sum(side.attempt.truncated for side in sides) for sides in zip(*pairs, strict=True))
+    if cut > max(cut_before, n // 2):
+        return _Gate(False, f"does not stop: {cut} of {n} replies cut at max_tokens, {cut_before} before")
     if not free:
-        return _Gate(True, f"loads, answers and stops on {len(after)} gate questions")
-    right_before, right_after = ([r.status is Status.CORRECT for r in results] for results in (before, after))
-    pairs = list(zip(right_before, right_after, strict=True))
-    better, worse = pairs.count((False, True)), pairs.count((True, False))
-    counts = f"{sum(right_after)} of {len(after)} gate questions right, {sum(right_before)} before"
-    if sign_test(better, worse) < 0.05:
+        return _Gate(True, f"loads, answers and stops on {n} gate questions")
+    right = [(old.status is Status.CORRECT, new.status is Status.CORRECT) for old, new in pairs]
+    right_before, right_after = (sum(sides) for sides in zip(*right, strict=True))
+    counts = f"{right_after} of {n} gate questions right, {right_before} before"
+    if sign_test(better=right.count((False, True)), worse=right.count((True, False))) < GATE_SIGNIFICANCE:
         return _Gate(False, f"worse beyond noise: {counts}")
     return _Gate(True, counts)
+
+
+def _is_scored(result: Result | None, question: Question) -> bool:
+    """There is a result, with a verdict, for the question as it reads now."""
+    return result is not None and result.status is not Status.ERROR and result.asked == fingerprint(question)
 
 
 class _Updates:
@@ -653,6 +684,8 @@ async def _each(
     async def conversation(question: Question) -> Trace:
         try:
             await work(question)
+        except CredentialsError:
+            raise
         except ModelError as error:
             failures.append(error)
         return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)

@@ -163,6 +163,13 @@ class Store:
         )
         return {question_id: Outcome(outcome) for question_id, outcome in rows}
 
+    def edited_questions(self, stage: str, recipe: str, questions: Iterable[Question]) -> set[str]:
+        """Ids of questions that read otherwise now than when their trace was made."""
+        asked = dict(
+            self.read("SELECT question_id, question FROM traces WHERE stage = ? AND recipe = ?", stage, recipe)
+        )
+        return {q.id for q in questions if q.id in asked and asked[q.id] != q.model_dump_json()}
+
     def traces(self, stage: str, recipe: str, question_ids: Iterable[str] | None = None) -> list[Trace]:
         """Traces in the order in which they were finished; only these questions' if given, in the order given."""
         sql = "SELECT question, messages, outcome, error FROM traces WHERE stage = ? AND recipe = ?"

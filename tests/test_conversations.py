@@ -101,8 +101,14 @@ def test_after_n_wrong_tries_the_trace_is_exhausted_and_has_no_accepted_attempt(
     assert [message.kind for message in trace.messages].count("guide") == 2
 
 
-def test_an_unreadable_verdict_fails_the_trace_instead_of_accepting_it() -> None:
-    trace = refined(Speaking([RIGHT]), ModelJudge(voice(Speaking(["Not Correct"]))))
+def test_a_verdict_that_cannot_be_read_is_asked_for_once_more() -> None:
+    judge = Speaking(["Not Correct", '{"status": "correct"}'])
+    assert refined(Speaking([RIGHT]), ModelJudge(voice(judge))).outcome is Outcome.ACCEPTED
+    assert [occasion.again for _, _, occasion in judge.asked] == [0, 1]
+
+
+def test_a_verdict_that_stays_unreadable_fails_the_trace_instead_of_accepting_it() -> None:
+    trace = refined(Speaking([RIGHT]), ModelJudge(voice(Speaking(["Not Correct", "Correct"]))))
     assert trace.outcome is Outcome.FAILED
     assert trace.accepted_attempt is None
     assert "holds no" in (trace.error or "")

@@ -9,11 +9,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tiny_model import installed_gguf, require_libraries
 
 from meteor_agents.backends import model_catalog
 from meteor_agents.backends.model_catalog import CATALOG, Source, fetch, find_gguf, resolve
 from meteor_agents.errors import UsageError
+from tests.tiny_model import installed_gguf, require_libraries
 
 NAME = "smollm2-135m"
 

@@ -5,12 +5,11 @@ import random
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from tiny_model import make_tiny, require_libraries
 
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError
 from meteor_agents.models import (
@@ -21,6 +20,7 @@ from meteor_agents.models import (
     LoadsWeights,
     SamplingParams,
 )
+from tests.tiny_model import make_tiny, require_libraries
 
 if TYPE_CHECKING:
     from meteor_agents.backends.transformers_local import TransformersModel
@@ -117,7 +117,7 @@ def test_greedy_and_sampled_requests_share_a_batch(folder: Path) -> None:
     async def test(model: TransformersModel) -> None:
         together = await asyncio.gather(ask(model, "a"), ask(model, "a", hot), ask(model, "a"), ask(model, "b", hot))
         alone = [await ask(model, "a"), await ask(model, "a", hot), await ask(model, "a"), await ask(model, "b", hot)]
-        assert together == alone
+        assert list(together) == alone
         assert together[0].text != together[1].text
 
     with_model(folder, test)
@@ -409,7 +409,7 @@ def test_weights_that_lack_a_layer_are_a_setting_error(folder: Path, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def draws() -> Iterator[Callable[[list[float], float], Counter[int]]]:
+def draws() -> Callable[[list[float], float], Counter[int]]:
     require_libraries()
     import torch
 
@@ -420,7 +420,7 @@ def draws() -> Iterator[Callable[[list[float], float], Counter[int]]]:
         numbers = [random.Random(seed).random for seed in range(rows)]
         return Counter(sample_nucleus(torch.tensor([chances] * rows), [top_p] * rows, numbers).tolist())
 
-    yield many
+    return many
 
 
 @pytest.mark.parametrize(
