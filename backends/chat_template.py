@@ -36,7 +36,7 @@ def prompt_ids(tokenizer: Any, messages: Sequence[ChatMessage]) -> list[int]:
 def example_ids(tokenizer: Any, messages: Sequence[ChatMessage], target: str) -> EncodedExample:
     """Prompt masked, reply and end-of-turn token supervised."""
     prompt = prompt_ids(tokenizer, messages)
-    reply = list(tokenizer(target, add_special_tokens=False)["input_ids"]) + [end_of_turn_id(tokenizer)]
+    reply = [*tokenizer(target, add_special_tokens=False)["input_ids"], end_of_turn_id(tokenizer)]
     return EncodedExample(ids=prompt + reply, labels=[IGNORED] * len(prompt) + reply)
 
 

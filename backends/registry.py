@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from meteor_agents.backends.checkpoint_folder import missing_parts
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import ChatModel
-from meteor_agents.settings import ModelSettings
-from meteor_agents.training import Trainer
+from meteor_agents.settings import STAGES_THAT_TRAIN, ModelSettings, Settings
+from meteor_agents.training import Checkpoint, Trainer
 
 ENTRY_POINTS = "meteor_agents.backends"
+HIDDEN = "***"
+"""What a run directory's config.yaml holds in the place of a header's value."""
 
 
 class Options(BaseModel):
@@ -44,6 +47,27 @@ class ServerOptions(Options):
     api_key_env: str | None = None
     """The environment variable that holds the key."""
     headers: dict[str, str] = {}
+    """Sent along as they are; none may be a credential."""
+    headers_env: dict[str, str] = {}
+    """Header -> the environment variable that holds its value."""
+
+    @field_validator("headers")
+    @classmethod
+    def _no_credentials(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} looks like a credential, and a settings file must hold none; export it as an environment "
+                    f"variable and write api_key_env: VARIABLE, or headers_env: {{{name}: VARIABLE}}"
+                )
+            if value == HIDDEN:
+                raise ValueError(f"the value of {name} was left out when these settings were saved; write it again")
+        return headers
+
+
+_CREDENTIAL = re.compile(
+    r"authoriz|token|secret|password|cookie|credential|apikey|(?<![a-z])(auth|key)(?![a-z])", re.IGNORECASE
+)
 
 
 class ScriptedOptions(Options):
@@ -58,25 +82,56 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 def open_model(role: str, settings: ModelSettings) -> ChatModel:
     """The chat model of a role. Raises `SettingsError`, `MissingExtraError`."""
+    if settings.backend == REFERENCE:
+        raise SettingsError(f"{role}.backend: {REFERENCE} is a teacher only; the {role} needs a model")
     opener = _BUILTIN.get(settings.backend) or _from_entry_point(settings.backend, role)
     return opener(role, settings)
 
 
-def open_trainer(backend: str) -> Trainer:
-    if backend != "deepspeed":
-        raise SettingsError(f"training.backend: unknown backend {backend!r}; known: deepspeed")
+def open_trainer(settings: Settings) -> Trainer:
+    """What trains the student; the training settings of every stage can be used. Raises `SettingsError`."""
+    from meteor_agents.backends.deepspeed_config import load_config
     from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
 
+    for stage in STAGES_THAT_TRAIN:
+        training = settings.training_for(getattr(settings, stage))
+        if training.backend != "deepspeed":
+            raise SettingsError(f"training.backend: unknown backend {training.backend!r}; known: deepspeed")
+        load_config(training.config)
     return DeepSpeedTrainer()
 
 
-def student_folder(settings: ModelSettings) -> Path | None:
-    """The Hugging Face folder of a student that runs here, which training starts from; None for one on a server."""
-    if settings.backend != "transformers" or settings.model is None:
-        return None
-    from meteor_agents.backends.model_catalog import resolve
+def check_trainable(settings: ModelSettings) -> None:
+    """Training starts from a complete folder on this machine. Raises `SettingsError` that says how to get one."""
+    if not trains_here(settings):
+        raise SettingsError(
+            f"student.backend: a student of the backend {settings.backend} cannot be trained here; use "
+            "`backend: transformers`, or --no-train for conversations only"
+        )
+    folder = _model_folder("student", settings)
+    if not folder.is_dir():
+        raise SettingsError(
+            f"student.model: {settings.model!r} is no folder on this machine, and training starts from one; "
+            f"{_how_to_get(settings)}"
+        )
+    if missing := missing_parts(folder):
+        raise SettingsError(f"student.model: training cannot start from {folder}: it lacks {', '.join(missing)}")
 
-    return resolve(settings.model) or Path(settings.model).expanduser()
+
+def trains_here(settings: ModelSettings) -> bool:
+    """Whether this backend's weights are on this machine, where they can be trained."""
+    return settings.backend == "transformers"
+
+
+def costs_money(settings: ModelSettings) -> bool:
+    """Whether calls may be billed: by every backend that does not certainly compute here."""
+    return settings.backend not in ("transformers", "scripted", REFERENCE, "")
+
+
+def base_checkpoint(settings: ModelSettings) -> Checkpoint:
+    """The student that no one has trained yet. Only one that is trained here has a path."""
+    path = _model_folder("student", settings) if trains_here(settings) else Path()
+    return Checkpoint(version=base_version(settings), path=path)
 
 
 def base_version(settings: ModelSettings) -> str:
@@ -94,20 +149,36 @@ def options_of(role: str, settings: ModelSettings, model: type[AnyOptions]) -> A
         return model.model_validate(settings.options)
     except ValidationError as error:
         first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
         key = f"{role}.{'.'.join(str(part) for part in first['loc'])}"
         if first["type"] == "extra_forbidden":
             known = [*model.model_fields, *ModelSettings.model_fields]
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise SettingsError(f"unknown setting {key!r} for the backend {settings.backend}; {hint}") from error
-        raise SettingsError(f"{key}: {first['msg']} (backend {settings.backend})") from error
+        raise SettingsError(f"{key}: {message} (backend {settings.backend})") from error
+
+
+def _model_folder(role: str, settings: ModelSettings) -> Path:
+    """The folder of a fetched model; else the name as a path, which may also be a name of the Hugging Face hub."""
+    from meteor_agents.backends.model_catalog import resolve
+
+    if settings.model is None:
+        raise SettingsError(f"{role}.model is missing: the backend transformers needs a model folder or name")
+    return resolve(settings.model) or Path(settings.model).expanduser()
+
+
+def _how_to_get(settings: ModelSettings) -> str:
+    from meteor_agents.backends.model_catalog import CATALOG
+
+    if settings.model in CATALOG:
+        return f"fetch it first: meteor models fetch {settings.model}"
+    return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
 
 
 def _transformers(role: str, settings: ModelSettings) -> ChatModel:
     options = options_of(role, settings, TransformersOptions)
-    folder = student_folder(settings)
-    if folder is None:
-        raise SettingsError(f"{role}.model is missing: the backend transformers needs a model folder or name")
+    folder = _model_folder(role, settings)
     from meteor_agents.backends.transformers_local import TransformersModel
 
     return TransformersModel(
@@ -137,38 +208,39 @@ def _server(role: str, settings: ModelSettings, options: ServerOptions, base_url
 
     if settings.model is None:
         raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
-    if options.api_key_env and not os.environ.get(options.api_key_env):
-        raise SettingsError(
-            f"{role}.api_key_env: the environment variable {options.api_key_env} is not set; export it and run again"
-        )
+    if options.api_key_env:
+        _from_environment(f"{role}.api_key_env", options.api_key_env)
+    secret = {
+        header: _from_environment(f"{role}.headers_env.{header}", variable)
+        for header, variable in options.headers_env.items()
+    }
     return OpenAICompatibleModel(
         base_url=base_url,
         model=settings.model,
         api_key_env=options.api_key_env,
-        headers=options.headers,
+        headers={**options.headers, **secret},
         timeout_s=settings.limits.timeout_s,
     )
 
 
+def _from_environment(setting: str, variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise SettingsError(f"{setting}: the environment variable {variable} is not set; export it and run again")
+    return value
+
+
 def _scripted(role: str, settings: ModelSettings) -> ChatModel:
-    from meteor_agents.backends.scripted import ScriptedModel
+    from meteor_agents.backends.scripted import ScriptedModel, reply_function
 
     options = options_of(role, settings, ScriptedOptions)
     if bool(options.replies) == bool(options.function):
         raise SettingsError(f"{role}: the backend scripted needs either replies or function")
-    replies = _function(role, options.function) if options.function else options.replies
-    return ScriptedModel(replies, settings.identity, base_version(settings), cycle=options.cycle)
-
-
-def _function(role: str, path: str) -> Callable[..., str]:
-    module, _, name = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"{role}.function: {path!r} cannot be loaded: {error}") from error
-    if not callable(function):
-        raise SettingsError(f"{role}.function: {path!r} is not a function")
-    return function  # type: ignore[no-any-return]  # a user's function, called as documented
+        replies = reply_function(options.function) if options.function else options.replies
+    except SettingsError as error:
+        raise SettingsError(f"{role}.{error}") from error
+    return ScriptedModel(replies, settings.identity, base_version(settings), cycle=options.cycle)
 
 
 def _from_entry_point(name: str, role: str) -> Callable[[str, ModelSettings], ChatModel]:

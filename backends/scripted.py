@@ -103,7 +103,7 @@ def reply_function(reference: str) -> ReplyFunction:
             found = getattr(found, part)
     except (ImportError, AttributeError) as absent:
         raise SettingsError(f"function {reference!r} cannot be imported: {absent}") from absent
-    if not callable(found):
-        raise SettingsError(f"{reference!r} is not a function")
     function: ReplyFunction = found
+    if not callable(function):
+        raise SettingsError(f"function {reference!r} is not a function")
     return function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from meteor_agents import prompts as builtin_prompts
 from meteor_agents.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, VerifierJudge, Voice
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.reference import ReferenceTeacher
-from meteor_agents.backends.registry import base_version, open_model, open_trainer, student_folder
+from meteor_agents.backends.registry import base_checkpoint, check_trainable, costs_money, open_model, open_trainer
 from meteor_agents.calls import Budget, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
@@ -78,11 +79,26 @@ def limited(settings: Settings, limit: int | None) -> Settings:
     return settings.model_copy(update=stages)
 
 
-def open_role(role: str, settings: ModelSettings, observer: Observer) -> ChatModel:
-    """The role's model behind its limits: retry around throttle around the model."""
+def check_budget(settings: Settings) -> None:
+    """A budget in dollars can only be kept if every role that may cost money has a price. Raises `SettingsError`."""
+    if settings.budget.usd is None:
+        return
+    for role in ("student", "teacher", "judge"):
+        model: ModelSettings = getattr(settings, role)
+        if costs_money(model) and model.price is None:
+            raise SettingsError(
+                f"{role}.price is missing, so budget.usd cannot be kept: give US dollars per million tokens, "
+                f"price: {{input: 2.5, output: 10}} (0 and 0 for a server of your own)"
+            )
+
+
+def open_role(role: str, settings: ModelSettings, observer: Observer, store: Store | None = None) -> ChatModel:
+    """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store."""
     model = open_model(role, settings)
 
     def on_retry(reason: str, wait_s: float) -> None:
+        if store is not None:
+            store.count_soon(role, "retried")
         observer.on_event(CallRetried(role, reason, wait_s))
 
     return Retrying(Throttled(model, settings.limits), settings.limits, on_retry=on_retry)
@@ -115,22 +131,19 @@ async def open_pipeline(
 ) -> Pipeline:
     """Open everything that the run needs, so that what is missing is said before any paid call."""
     settings = limited(settings, wanted.limit)
+    check_budget(settings)
     templates = open_templates(settings.prompts.dir)
     questions = open_questions(settings, limit=wanted.limit, observer=observer)
-    trainer = open_trainer(settings.training.backend) if wanted.train else None
+    if wanted.train:
+        check_trainable(settings.student)
+    trainer = open_trainer(settings) if wanted.train else None
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
-    folder = student_folder(settings.student)
-    base_checkpoint = Checkpoint(version=base_version(settings.student), path=folder or Path())
+    untrained = base_checkpoint(settings.student)
 
-    student_model = open_role("student", settings.student, observer)
+    student_model = open_role("student", settings.student, observer, store)
     closing.push_async_callback(student_model.aclose)
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
-    if trainer is not None and (server is None or folder is None):
-        raise SettingsError(
-            f"student.backend {settings.student.backend} cannot be trained here: it has no model folder or cannot load"
-            " new weights; use `backend: transformers`, or --no-train for conversations only"
-        )
     if wanted.beams:
         _check_beams(settings, bare)
 
@@ -143,7 +156,7 @@ async def open_pipeline(
             budget=budget,
             observer=observer,
             price=Price(role_settings.price.input, role_settings.price.output) if role_settings.price else None,
-            weights=(lambda: server.weights) if changes and server is not None else None,
+            weights=_weights_of(server) if changes and server is not None else None,
         )
         return Voice(recorded, templates, settings.domain, role_settings.sampling)
 
@@ -152,7 +165,7 @@ async def open_pipeline(
     if settings.teacher.backend == REFERENCE:
         teacher = ReferenceTeacher()
     else:
-        teacher_model = open_role("teacher", settings.teacher, observer)
+        teacher_model = open_role("teacher", settings.teacher, observer, store)
         closing.push_async_callback(teacher_model.aclose)
         teacher = ModelTeacher(voice("teacher", settings.teacher, teacher_model))
     judge: Judge
@@ -161,7 +174,7 @@ async def open_pipeline(
         closing.callback(verifier.close)
         judge = VerifierJudge(verifier)
     else:
-        judge_model = open_role("judge", settings.judge, observer)
+        judge_model = open_role("judge", settings.judge, observer, store)
         closing.push_async_callback(judge_model.aclose)
         judge = ModelJudge(voice("judge", settings.judge, judge_model))
 
@@ -177,9 +190,13 @@ async def open_pipeline(
         checkpoints=directory.checkpoints,
         observer=observer,
         drain=drain,
-        base=base_checkpoint,
-        lineage=stored_lineage(store, base_checkpoint, directory.checkpoints),
+        base=untrained,
+        lineage=stored_lineage(store, untrained, directory.checkpoints),
     )
+
+
+def _weights_of(server: LoadsWeights) -> Callable[[], str]:
+    return lambda: server.weights
 
 
 def stored_lineage(store: Store, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import typer
 
 from meteor_agents.backends.reference import NAME as REFERENCE
-from meteor_agents.backends.registry import open_trainer
-from meteor_agents.cli.assembly import open_judge_verifier, open_questions, open_role, open_templates
+from meteor_agents.backends.registry import check_trainable, open_trainer, trains_here
+from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_role, open_templates
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import check_templates
 from meteor_agents.errors import MeteorError, ModelError
@@ -27,7 +27,7 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
     settings, base = read_config(config, overrides)
     typer.echo(f"settings: {settings.name}, valid")
     problems: list[MeteorError] = []
-    for check in (_check_questions, _check_templates, _check_trainer, _check_verifier):
+    for check in (_check_questions, _check_templates, _check_training, _check_budget, _check_verifier):
         try:
             typer.echo(check(settings, base))
         except MeteorError as error:
@@ -51,9 +51,19 @@ def _check_templates(settings: Settings, base: Path) -> str:
     return "prompts: all parse and render"
 
 
-def _check_trainer(settings: Settings, base: Path) -> str:
-    open_trainer(settings.training.backend)
-    return f"training: {settings.training.backend} is installed"
+def _check_training(settings: Settings, base: Path) -> str:
+    if not trains_here(settings.student):
+        return f"training: none; a student of the backend {settings.student.backend} only converses (--no-train)"
+    check_trainable(settings.student)
+    open_trainer(settings)
+    return f"training: {settings.training.backend} is installed, its configuration and the student's folder can be used"
+
+
+def _check_budget(settings: Settings, base: Path) -> str:
+    check_budget(settings)
+    limits = {"US dollars": settings.budget.usd, "tokens": settings.budget.tokens}
+    given = [f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None]
+    return f"budget: {' and '.join(given) or 'none'}"
 
 
 def _check_verifier(settings: Settings, base: Path) -> str:

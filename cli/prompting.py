@@ -68,7 +68,7 @@ def export_prompts(folder: Path) -> None:
             shutil.copyfile(BUILTIN_PROMPTS / f"{name}{SUFFIX}", folder / f"{name}{SUFFIX}")
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
-    typer.echo(f"{len(VARIABLES)} templates -> {folder}; use them with prompts: {{dir: {folder}}}")
+    typer.echo(f"{len(VARIABLES)} templates -> {folder}; use them with prompts: {{dir: {folder.resolve()}}}")
 
 
 def check_templates(templates: Templates, domain: str, question: Question) -> None:

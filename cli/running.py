@@ -52,7 +52,6 @@ def run_stage(stage: str, request: RunRequest) -> None:
     if request.fresh and (aside := directory.set_aside()):
         typer.echo(f"the earlier run is now {aside}")
     with directory:
-        directory.config.write_text(dump_config(settings), encoding="utf-8")
         store = Store(directory.database)
         try:
             asyncio.run(_run(stage, request, settings, base, directory, store))
@@ -78,6 +77,7 @@ async def _run(
         observer: Observer = Observers([progress, log])
         async with AsyncExitStack() as closing:
             pipeline = await open_pipeline(settings, base, directory, store, observer, drain, wanted, closing)
+            directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
             await STAGES[stage](pipeline)
 
 

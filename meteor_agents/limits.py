@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from asyncio_throttle import Throttler
+from asyncio_throttle.throttler import Throttler
 from pydantic import BaseModel, ConfigDict, Field
 from tenacity import (
     AsyncRetrying,

@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import SettingsError
 from .limits import Limits
+from .messages import Question
 from .models import SamplingParams
 from .training import PairwiseLoss, TrainingSettings
+
+NOT_DECIDING = frozenset({"base_url", "headers", "headers_env", "api_key_env", "device", "max_batch"})
+"""Options of backends that say where and how a model is asked, but not what it replies."""
 
 
 class Section(BaseModel):
@@ -25,7 +29,7 @@ class QuestionsSettings(Section):
     path: Path
     """JSON, JSONL, CSV or Parquet; rows have question, and may have id, title, reference, reasoning, metadata."""
     fields: dict[str, str] = Field(default_factory=dict)
-    """Our field name -> the file's, for example {question: question_content}."""
+    """Our field name (id, question, title, reference, reasoning, metadata) -> the file's."""
     holdout: int = Field(default=64, ge=0)
     """Questions set apart for evaluation, chosen by `seed`."""
     heldout: dict[str, Path] = Field(default_factory=dict)
@@ -33,6 +37,17 @@ class QuestionsSettings(Section):
     gate: int = Field(default=16, ge=0)
     """Questions set apart to decide whether an update is kept. Only a verifier judges them; a model judge costs money."""
     seed: int = 0
+
+    @field_validator("fields")
+    @classmethod
+    def _our_names(cls, fields: dict[str, str]) -> dict[str, str]:
+        for name in fields:
+            if name not in Question.model_fields:
+                raise ValueError(
+                    f"{name!r} is not one of our field names{_nearest(name, Question.model_fields)} "
+                    "(write our name first, then the file's)"
+                )
+        return fields
 
 
 class PriceSettings(Section):
@@ -50,12 +65,24 @@ class ModelSettings(BaseModel):
     model: str | None = None
     """A model folder, a name that `meteor models fetch` knows, or the name that the server uses."""
     sampling: SamplingParams = SamplingParams()
+    """What is not given keeps the role's own default: a judge that is given only `max_tokens` stays greedy."""
     limits: Limits = Limits()
     price: PriceSettings | None = None
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _over_the_roles_default(cls, given: Any) -> Any:
+        default: SamplingParams = cls.model_fields["sampling"].default
+        return {**default.model_dump(), **given} if isinstance(given, Mapping) else given
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    @property
+    def deciding_options(self) -> dict[str, Any]:
+        """The options that may change a reply, and so belong to a recipe. Neither secrets nor addresses are among them."""
+        return {name: value for name, value in self.options.items() if name not in NOT_DECIDING}
 
     @property
     def identity(self) -> str:
@@ -180,6 +207,9 @@ class BudgetSettings(Section):
     tokens: int | None = Field(default=None, gt=0)
 
 
+STAGES_THAT_TRAIN = ("distill", "refine", "self_train")
+
+
 class Settings(Section):
     """A whole run."""
 
@@ -203,7 +233,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _stage_training_is_valid(self) -> Settings:
-        for name in ("distill", "refine", "self_train"):
+        for name in STAGES_THAT_TRAIN:
             try:
                 self.training_for(getattr(self, name))
             except ValidationError as error:
@@ -239,6 +269,7 @@ def set_value(content: dict[str, Any], key: str, value: Any) -> None:
 
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     questions = settings.questions
+    training = settings.training
     return settings.model_copy(
         update={
             "questions": questions.model_copy(
@@ -249,6 +280,8 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             ),
             "prompts": PromptsSettings(dir=base / settings.prompts.dir) if settings.prompts.dir else settings.prompts,
             **{role: _with_absolute_model(getattr(settings, role), base) for role in ("student", "teacher", "judge")},
+            **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in STAGES_THAT_TRAIN},
+            "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
         }
     )
 
@@ -258,6 +291,18 @@ def _with_absolute_model(role: ModelSettings, base: Path) -> ModelSettings:
     if role.backend == "transformers" and role.model and (base / role.model).is_dir():
         return role.model_copy(update={"model": str((base / role.model).resolve())})
     return role
+
+
+def _with_absolute_config(stage: TakeSettings, base: Path) -> TakeSettings:
+    config = stage.training.get("config")
+    if config is None:
+        return stage
+    return stage.model_copy(update={"training": {**stage.training, "config": _absolute_config(config, base)}})
+
+
+def _absolute_config(config: str, base: Path) -> str:
+    """A file's path, taken from `base`. A preset's name, which has neither folder nor suffix, stays as it is."""
+    return config if config == Path(config).stem else str(base / config)
 
 
 def _explain(error: ValidationError, source: str) -> str:

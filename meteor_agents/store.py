@@ -12,7 +12,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +54,8 @@ CREATE TABLE counters (
     role TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID;
 """
 
+_COUNT = "INSERT INTO counters VALUES (?,?,?) ON CONFLICT (role, name) DO UPDATE SET value = value + excluded.value"
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -85,6 +87,7 @@ class Store:
         self._path = path
         try:
             self._reader = _open(path)
+            connection = _open(path)
             _create_or_check(self._reader, path)
             self._position = self._reader.execute("SELECT coalesce(max(position), 0) FROM traces").fetchone()[0]
         except sqlite3.Error as error:
@@ -92,7 +95,9 @@ class Store:
         self._reader_lock = threading.Lock()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._failed: StoreError | None = None
-        self._writer = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write_until_closed, args=(connection,), name="store-writer", daemon=True
+        )
         self._writer.start()
 
     # calls -------------------------------------------------------------------------------------------------------
@@ -133,10 +138,11 @@ class Store:
 
     async def count(self, role: str, name: str, by: int = 1) -> None:
         """Add to a counter that outlives the process (reused, retried and failed calls)."""
-        await self._write(
-            "INSERT INTO counters VALUES (?,?,?) ON CONFLICT (role, name) DO UPDATE SET value = value + excluded.value",
-            role, name, by,
-        )  # fmt: skip
+        await self._write(_COUNT, role, name, by)
+
+    def count_soon(self, role: str, name: str) -> None:
+        """Add one, without waiting for the disk: for callbacks. If it cannot be written, the next awaited write says so."""
+        self._queue(_COUNT, role, name, 1)
 
     def spent(self) -> Spent:
         tokens, usd = self.read(
@@ -252,41 +258,51 @@ class Store:
         """Returns once committed. Cancelling the caller does not take the row back: what was received stays."""
         if self._failed:
             raise self._failed
+        await asyncio.shield(asyncio.wrap_future(self._queue(sql, *values)))
+
+    def _queue(self, sql: str, *values: Any) -> Future[None]:
         written: Future[None] = Future()
         self._writes.put(_Write(sql, values, written))
-        await asyncio.shield(asyncio.wrap_future(written))
+        return written
 
-    def _write_until_closed(self) -> None:
-        connection = _open(self._path)
-        try:
-            open_ = True
-            while open_:
-                batch = [self._writes.get()]
-                while not self._writes.empty():
-                    batch.append(self._writes.get())
-                open_ = None not in batch
-                self._commit(connection, [write for write in batch if write is not None])
-        finally:
-            connection.close()
+    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
+        """The writer's thread. After a failure it writes nothing more, and tells so everyone who waits."""
+        for batch in self._batches():
+            if self._failed is None:
+                self._failed = self._commit(connection, batch)
+            for write in batch:
+                if self._failed is None:
+                    write.written.set_result(None)
+                else:
+                    write.written.set_exception(self._failed)
+        connection.close()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Write]) -> None:
+    def _batches(self) -> Iterator[list[_Write]]:
+        """What has queued up meanwhile, again and again, until `close`."""
+        closed = False
+        while not closed:
+            queued = [self._writes.get()]
+            while not self._writes.empty():
+                queued.append(self._writes.get())
+            closed = None in queued
+            yield [write for write in queued if write is not None]
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[_Write]) -> StoreError | None:
+        """All of the batch or nothing of it. The failure, whatever it is: raised here it would leave everyone waiting."""
         try:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 for write in batch:
                     connection.execute(write.sql, write.values)
-        except sqlite3.Error as error:
-            self._failed = StoreError(f"{self._path} cannot be written: {error}; what was committed is still there")
-            for write in batch:
-                write.written.set_exception(self._failed)
-        else:
-            for write in batch:
-                write.written.set_result(None)
+        except Exception as error:
+            return StoreError(f"{self._path} cannot be written: {error}; what was committed is still there")
+        return None
 
     def close(self) -> None:
-        """Commit what is queued and let go of the file."""
+        """Commit what is queued and let go of the file. A later write raises `StoreError`."""
         self._writes.put(None)
         self._writer.join()
+        self._failed = self._failed or StoreError(f"{self._path} is closed")
         self._reader.close()
 
 

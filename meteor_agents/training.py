@@ -66,7 +66,8 @@ class TrainingSettings(_Value):
 
     backend: str = "deepspeed"
     config: str = "zero2"
-    """A DeepSpeed preset of configs/deepspeed (zero1, zero2, zero3, zero2-offload, zero3-offload) or a JSON file."""
+    """A DeepSpeed preset of configs/deepspeed (zero1, zero2, zero3, zero2-offload, zero3-offload) or a JSON file
+    (a path relative to the settings file)."""
     processes: int = Field(default=1, ge=1)
     """Ranks on this machine (GPUs, or CPU processes)."""
     learning_rate: float = Field(default=3e-5, gt=0)

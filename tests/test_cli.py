@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-
 import pytest
 
 PLANTED = "sk-planted-secret-0123456789"
@@ -135,6 +134,10 @@ def test_limit_caps_the_questions_and_fresh_starts_over(project: Path) -> None:
         (["--set", "student.colour=red"], "student.colour"),
         (["--set", "student={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1', api_key_env: NO_SUCH_KEY}"],
          "NO_SUCH_KEY"),
+        (["--set", "student={backend: reference}"], "student.backend: reference is a teacher only"),
+        (["--set", "judge={backend: reference}"], "judge.backend: reference is a teacher only"),
+        (["--set", "budget.usd=1", "--set", "judge={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1'}"],
+         "judge.price is missing"),
         (["--set", "judge.verifier=nmeric"], "Did you mean 'numeric'?"),
         (["--set", "prompts.dir=nowhere"], "is not a folder"),
         (["--set", "questions.holdout=400"], "leave nothing to train on"),
@@ -185,6 +188,58 @@ def test_a_secret_is_in_nothing_that_a_failing_run_wrote(project: Path) -> None:
     written = [path for path in (project / "runs").rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if PLANTED.encode() in path.read_bytes()]
+
+
+def test_a_credential_among_the_headers_is_refused_and_not_written(project: Path) -> None:
+    done = meteor(
+        "refine", "meteor.yaml", "--no-train", "--set", "judge={backend: openai, model: m, base_url:"
+        f" 'http://127.0.0.1:9/v1', headers: {{X-Api-Key: {PLANTED}}}}}", cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "headers_env: {X-Api-Key: VARIABLE}" in done.stderr
+    assert PLANTED not in done.stdout + done.stderr
+    written = [path for path in (project / "runs").rglob("*") if path.is_file()]
+    assert not [path for path in written if PLANTED.encode() in path.read_bytes()]
+
+
+def test_retries_are_counted_in_the_status(project: Path) -> None:
+    done = meteor(
+        "refine", "meteor.yaml", "--no-train", "--limit", "2", "--set",
+        "student={backend: openai, model: m, base_url: 'http://127.0.0.1:9/v1', limits: {retries: 1}}", cwd=project,
+    )  # fmt: skip
+    assert done.returncode == 1
+    status = json.loads(meteor("status", "runs/sums", "--json", cwd=project).stdout)
+    assert status["calls"]["student"] == {"made": 0, "reused": 0, "retried": 2, "failed": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("student={backend: transformers, model: org/name}", "'org/name' is no folder on this machine"),
+        ("student={backend: transformers, model: smollm2-135m}", "meteor models fetch smollm2-135m"),
+        ("student={backend: transformers, model: half}", "it lacks config.json"),
+        ("student={backend: reference}", "cannot be trained here"),
+    ],
+)
+def test_a_student_that_training_cannot_start_from_is_said_before_it_is_loaded(
+    project: Path, change: str, complaint: str
+) -> None:
+    (project / "half").mkdir()
+    done = meteor("refine", "meteor.yaml", "--set", change, cwd=project, env={"METEOR_CACHE": str(project / "cache")})
+    assert (done.returncode, complaint in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize("where", ["training.config=zreo2", "refine.training.config=mine.json"])
+def test_a_training_configuration_is_tried_before_any_call(project: Path, where: str) -> None:
+    (project / "mine.json").write_text('{"optimizer": {"type": "Adam"}}')
+    student = project / "student"
+    student.mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json"):
+        (student / name).write_text("{}")
+    complaint = f"training.config {'zreo2' if 'zreo2' in where else project / 'mine.json'}"
+    args = ["meteor.yaml", "--set", "student={backend: transformers, model: student}", "--set", where]
+    done = meteor("refine", *args, cwd=project)
+    assert (done.returncode, complaint in done.stderr.replace("'", "")) == (2, True), done.stderr
 
 
 def test_the_budget_ends_with_3(project: Path) -> None:
@@ -256,7 +311,8 @@ def test_prompts_are_listed_shown_and_exported(tmp_path: Path) -> None:
     assert "{% block user %}" in meteor("prompts", "show", "judge_verdict", cwd=tmp_path).stdout
     wrong = meteor("prompts", "show", "judge_verdit", cwd=tmp_path)
     assert (wrong.returncode, "did you mean judge_verdict?" in wrong.stderr) == (2, True)
-    assert meteor("prompts", "export", "p", cwd=tmp_path).returncode == 0
+    exported = meteor("prompts", "export", "p", cwd=tmp_path)
+    assert f"prompts: {{dir: {tmp_path / 'p'}}}" in exported.stdout
     assert meteor("prompts", "export", "p", cwd=tmp_path).returncode == 2
 
 
@@ -271,8 +327,11 @@ def test_check_tries_every_part_and_names_every_problem(project: Path) -> None:
     good = meteor("check", "meteor.yaml", cwd=project)
     assert good.returncode == 0, good.stderr
     assert "student: toy answers through scripted" in good.stdout
+    assert "training: none" in good.stdout
     bad = meteor(
-        "check", "meteor.yaml", "--set", "student.function=toy:nobody", "--set", "questions.path=x.jsonl", cwd=project
-    )
+        "check", "meteor.yaml", "--set", "questions.path=x.jsonl", "--set", "budget.usd=1", "--set",
+        "student={backend: transformers}", "--set", "judge={backend: openai, model: m}", cwd=project,
+    )  # fmt: skip
     assert bad.returncode == 2
-    assert bad.stdout.count("PROBLEM") >= 2
+    for problem in ("no such questions file", "student.model is missing", "judge.price is missing", "judge.base_url"):
+        assert problem in bad.stdout

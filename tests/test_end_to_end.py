@@ -102,7 +102,9 @@ def test_later_messages_carry_the_weights_that_spoke_them(project: Path) -> None
     rows = meteor(project, "export", "runs/tiny", "--what", "traces", "--out", "traces.jsonl")
     assert "rows ->" in rows
     traces = [json.loads(line) for line in (project / "traces.jsonl").read_text().splitlines()]
-    speakers = {t["stage"]: {m["weights"] for m in t["messages"] if m["kind"] in ("guideline", "attempt")} for t in traces}
+    speakers = {
+        t["stage"]: {m["weights"] for m in t["messages"] if m["kind"] in ("guideline", "attempt")} for t in traces
+    }
     assert all(weights.startswith("base-") for weights in speakers["distill"])
     assert any(weights.startswith("finetune-") for weights in speakers["refine"])
     assert not any(weights.startswith("base-") for weights in speakers["refine"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,8 @@ def test_converted_model_is_plain_float32_and_finite(tmp_path: Path) -> None:
     generation = json.loads((folder / "generation_config.json").read_text())
     assert [generation[f"{token}_token_id"] for token in ("bos", "eos", "pad")] == [1, 2, 2]
     assert "system" in transformers.AutoTokenizer.from_pretrained(folder).chat_template
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, info = loaded
     assert not any(info.values())
     with torch.inference_mode():
         assert torch.isfinite(model(torch.tensor([[1, 520, 198]])).logits).all()

@@ -44,7 +44,7 @@ class FolderTrainer:
         if self.fails:
             raise TrainingError("the trainer's last words")
         self.jobs.append(job)
-        folder.mkdir()
+        await asyncio.to_thread(folder.mkdir)
         return TrainingReport(loss=0.5, steps=1, tokens=10, seconds=0.1, rows_used=len(job.rows), rows_too_long=0)
 
 

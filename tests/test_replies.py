@@ -69,7 +69,7 @@ def test_scores_need_all_five_criteria_in_range() -> None:
     assert parse_scores(json.dumps(good)) == good
     for bad in (0, 11, "7", None, 7.5, True):
         assert parse_scores(json.dumps({**good, "accuracy": bad})) is None
-    assert parse_scores(json.dumps({name: 7 for name in CRITERIA[1:]})) is None
+    assert parse_scores(json.dumps(dict.fromkeys(CRITERIA[1:], 7))) is None
 
 
 def test_a_comparison_names_a_b_or_tie_for_each_criterion() -> None:

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from meteor_agents.backends.registry import HIDDEN
 from meteor_agents.cli.config_file import dump_config, read_config
 from meteor_agents.errors import SettingsError
+from meteor_agents.models import SamplingParams
 from meteor_agents.settings import load_settings
 
 
@@ -49,12 +52,55 @@ def test_relative_paths_are_taken_from_the_settings_file() -> None:
         ({"distill": {"training": {"epoch": 3}}}, "did you mean 'epochs'?"),
         ({"name": "a/b"}, "name"),
         ({"questions": {}}, "the setting 'questions.path' is missing"),
+        (
+            {"questions": {"path": "q", "fields": {"qestion": "x"}}},
+            "questions.fields: 'qestion' is not one of our field names; did you mean 'question'?",
+        ),
+        ({"questions": {"path": "q", "fields": {"xyz": "x"}}}, "known: id, question, title, reference, reasoning,"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_nearest_known_one(change: dict[str, Any], complaint: str) -> None:
     message = refused(content(**change))
     assert complaint in message
     assert message.startswith("my.yaml")
+
+
+def test_a_role_keeps_its_own_sampling_beside_the_keys_that_are_given() -> None:
+    longer = {"sampling": {"max_tokens": 64}}
+    settings = load_settings(
+        content(teacher={"backend": "x", **longer}, judge={"backend": "x", **longer}), base=Path(), source="x"
+    )
+    assert settings.judge.sampling == SamplingParams(temperature=0, top_p=1, max_tokens=64)
+    assert settings.teacher.sampling == SamplingParams(temperature=0.7, top_p=1, max_tokens=64)
+    assert settings.student.sampling == SamplingParams(temperature=0.7, top_p=0.9, max_tokens=512)
+
+
+def test_a_training_configuration_that_is_a_file_is_taken_from_the_settings_file() -> None:
+    settings = load_settings(
+        content(training={"config": "zero2-offload"}, refine={"training": {"config": "my/ds.json"}}),
+        base=Path("/base"), source="x",
+    )  # fmt: skip
+    assert settings.training.config == "zero2-offload"
+    assert settings.training_for(settings.distill).config == "zero2-offload"
+    assert settings.training_for(settings.refine).config == "/base/my/ds.json"
+
+
+def test_options_that_decide_no_reply_are_told_apart() -> None:
+    asked = {"base_url": "u", "headers": {}, "headers_env": {}, "api_key_env": "K", "device": "cpu", "max_batch": 2}
+    student = load_settings(
+        content(student={"backend": "x", "dtype": "float32", **asked}), base=Path(), source="x"
+    ).student
+    assert student.deciding_options == {"dtype": "float32"}
+    assert student.options == {"dtype": "float32", **asked}
+
+
+def test_saved_settings_hold_no_header_value() -> None:
+    judge = {"backend": "openai", "model": "m", "headers": {"X-Team": "planted"}, "headers_env": {"X-Api-Key": "KEY"}}
+    saved = dump_config(load_settings(content(judge=judge), base=Path(), source="x"))
+    assert "planted" not in saved
+    assert load_settings(yaml.safe_load(saved), base=Path(), source="x").judge.options == {
+        "headers": {"X-Team": HIDDEN}, "headers_env": {"X-Api-Key": "KEY"},
+    }  # fmt: skip
 
 
 def test_settings_that_are_no_mapping_are_refused() -> None:

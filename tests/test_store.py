@@ -125,6 +125,40 @@ def test_a_failing_write_is_said_and_ends_the_store(store: Store) -> None:
         asyncio.run(write())
 
 
+def test_any_failure_of_a_write_fails_who_waits_and_who_comes_later(store: Store) -> None:
+    unencodable = Completion("\ud800", FinishReason.STOP, Usage(), "m", "w1")
+
+    async def write() -> list[BaseException | None]:
+        first = await asyncio.gather(
+            store.count("student", "reused"), store.add_call("k", "student", "s", "q", 1, "{}", unencodable, None, 0.0),
+            store.count("student", "reused"), return_exceptions=True,
+        )  # fmt: skip
+        later = await asyncio.gather(store.count("student", "reused"), return_exceptions=True)
+        return [*first, *later]
+
+    outcomes = asyncio.run(asyncio.wait_for(write(), timeout=10))
+    assert isinstance(outcomes[1], StoreError)
+    assert isinstance(outcomes[-1], StoreError)
+    assert "cannot be written" in str(outcomes[-1])
+
+
+def test_a_write_after_the_end_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.db")
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        add_call(store)
+
+
+def test_what_is_counted_without_waiting_is_there_when_the_store_is_closed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.db")
+    for _ in range(3):
+        store.count_soon("judge", "retried")
+    store.close()
+    connection = open_for_reading(tmp_path / "run.db")
+    assert connection.execute("SELECT role, name, value FROM counters").fetchall() == [("judge", "retried", 3)]
+    connection.close()
+
+
 def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
     program = """
         import asyncio, os, signal, sys

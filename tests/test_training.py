@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import real_tokenizer
 
 from meteor_agents.backends.chat_template import (
     IGNORED,
@@ -38,6 +37,7 @@ from meteor_agents.training import (
     TrainingJob,
     TrainingSettings,
 )
+from tests.tiny_model import real_tokenizer
 
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
@@ -104,19 +104,19 @@ def test_row_over_the_limit_is_left_out_and_counted(tokenizer: Any) -> None:
 
 
 def test_job_without_a_usable_row_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(TrainingError, match="all 1 are longer than max_length 8"):
+    with pytest.raises(TrainingError, match=r"all 1 are longer than max_length 8"):
         encode_rows(tokenizer, [example(0)], max_length=8)
 
 
 def test_row_that_teaches_no_end_of_turn_is_refused() -> None:
     row = EncodedRow("q7", (EncodedExample([1, 2, 3], [IGNORED, 2, 3]),))
     check_supervision(row, end_of_turn=3)
-    with pytest.raises(TrainingError, match="q7.*would not stop"):
+    with pytest.raises(TrainingError, match=r"q7.*would not stop"):
         check_supervision(row, end_of_turn=9)
 
 
 def test_row_without_supervision_is_refused() -> None:
-    with pytest.raises(TrainingError, match="q8.*nothing to learn"):
+    with pytest.raises(TrainingError, match=r"q8.*nothing to learn"):
         check_supervision(EncodedRow("q8", (EncodedExample([1, 2], [IGNORED, IGNORED]),)), end_of_turn=2)
 
 
@@ -183,7 +183,7 @@ def test_sft_loss_is_the_mean_negative_log_likelihood_of_supervised_tokens() -> 
     log_probs = torch.log_softmax(logits, -1)
     expected = -(log_probs[0, 0, 1] + log_probs[0, 2, 4] + log_probs[1, 1, 0] + log_probs[1, 2, 2]) / 4
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     probabilities = torch.softmax(logits.detach(), -1)
     one_hot = torch.nn.functional.one_hot(labels.clamp(min=0), 5)
     gradient = (probabilities - one_hot) / 4 * (labels != IGNORED).unsqueeze(-1)

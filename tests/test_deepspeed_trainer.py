@@ -1,0 +1,258 @@
+"""Real jobs under DeepSpeed's launcher, on CPU, on a random model of two layers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meteor_agents.backends.checkpoint_folder import missing_parts
+from meteor_agents.errors import TrainingError
+from meteor_agents.events import Event, TrainingNote, TrainingProgress
+from meteor_agents.models import ChatMessage
+from meteor_agents.training import (
+    Checkpoint,
+    Example,
+    LoraSettings,
+    PairwiseLoss,
+    PreferencePair,
+    TrainingJob,
+    TrainingReport,
+    TrainingSettings,
+)
+from tests.tiny_model import make_tiny
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not all(find_spec(name) for name in ("torch", "transformers", "deepspeed", "peft")),
+        reason="needs the packages of the extra [train]",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("models") / "base")
+
+
+def question(number: int) -> tuple[ChatMessage, ...]:
+    return (ChatMessage(role="user", content=f"What is {number} plus {number}?" + " Think well." * (number % 4)),)
+
+
+def examples(count: int) -> tuple[Example, ...]:
+    return tuple(
+        Example(id=str(i), prompt=question(i), target=f"It is {2 * i}." + " Sure." * (i % 3)) for i in range(count)
+    )
+
+
+def sft(base: Path, rows: tuple[Example, ...], **settings: Any) -> TrainingJob:
+    return TrainingJob(
+        name="distil-001",
+        rows=rows,
+        start=Checkpoint(version="base", path=base),
+        settings=TrainingSettings(learning_rate=3e-3, batch_size=6, micro_batch_size=2, **settings),
+    )
+
+
+def train(job: TrainingJob, folder: Path) -> tuple[TrainingReport, list[Event]]:
+    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
+
+    events: list[Event] = []
+    return asyncio.run(DeepSpeedTrainer().train(job, folder, events.append)), events
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, TrainingProgress)]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines that mention the folder: launchers and ranks of its jobs, but not this test."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_text()
+        except OSError:
+            continue
+        if str(folder) in command and "training_worker" in command:
+            found.append(command.replace("\0", " "))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_cancelled_job_leaves_no_process_and_no_folder(base: Path, tmp_path: Path) -> None:
+    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
+
+    job = sft(base, examples(8), epochs=100_000)
+
+    async def cancel_after_two_steps() -> None:
+        under_way = asyncio.Event()
+        seen: list[int] = []
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, TrainingProgress) and event.step == 2:
+                seen.extend([event.step, len(processes_of(tmp_path))])
+                under_way.set()
+
+        training = asyncio.create_task(DeepSpeedTrainer().train(job, tmp_path / "new", on_event))
+        await under_way.wait()
+        training.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await training
+        assert seen == [2, 3]  # the runner, the launcher and one rank were there
+
+    asyncio.run(cancel_after_two_steps())
+    assert processes_of(tmp_path) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["new.log"]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_processes_end_when_their_trainer_is_killed(base: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(sft(base, examples(8), epochs=100_000).model_dump_json())
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer\n"
+        "from meteor_agents.training import TrainingJob\n"
+        "job = TrainingJob.model_validate_json(pathlib.Path(sys.argv[1]).read_text())\n"
+        "asyncio.run(DeepSpeedTrainer().train(job, pathlib.Path(sys.argv[2]), lambda event: print(event, flush=True)))\n"
+    )
+    command = [sys.executable, "-c", program, str(job), str(tmp_path / "new")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        for line in trainer.stdout:
+            if line.startswith("TrainingProgress"):
+                break
+        assert len(processes_of(tmp_path)) == 3
+        os.kill(trainer.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(tmp_path) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_failed_job_tells_why_and_leaves_no_folder(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as failure:
+        train(sft(base, examples(3), max_length=8), tmp_path / "new")
+    sentence = str(failure.value)
+    assert "no rows to train on: all 3 are longer than max_length 8 tokens" in sentence
+    assert str(tmp_path / "new.log") in sentence
+    assert len(sentence.splitlines()) <= 16
+    assert [file.name for file in tmp_path.iterdir()] == ["new.log"]
+
+
+def test_existing_folder_is_never_overwritten(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="exists already"):
+        train(sft(base, examples(3)), tmp_path)
+
+
+def test_incomplete_start_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match=r"lacks config\.json"):
+        train(sft(tmp_path / "empty", examples(3)), tmp_path / "new")
+    assert not (tmp_path / "new.log").exists()
+
+
+def test_full_fine_tuning_gives_the_same_on_one_and_two_ranks(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    too_long = Example(id="long", prompt=question(1), target="word " * 500)
+    rows = (*examples(8), too_long)  # batches of 6 and 2, so that a rank is without rows at times
+    settings = {"epochs": 6, "dtype": "float32", "max_length": 128}
+    one, events = train(sft(base, rows, **settings), tmp_path / "one")
+    two, others = train(sft(base, rows, processes=2, **settings), tmp_path / "two")
+
+    assert losses(events) == pytest.approx(losses(others), rel=1e-3)
+    assert losses(events)[-1] < losses(events)[0] - 1
+    assert (one.steps, one.rows_used, one.rows_too_long) == (12, 8, 1)
+    assert (two.steps, two.tokens, two.metrics["ranks"]) == (12, one.tokens, 2)
+    assert any(isinstance(event, TrainingNote) and "1 longer than 128 tokens" in event.text for event in events)
+    assert [event.step for event in events if isinstance(event, TrainingProgress)] == list(range(1, 13))
+
+    before, after, other = weights(base), weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert before.keys() == after.keys()
+    assert all(after[name].dtype == before[name].dtype == torch.float32 for name in before)
+    assert all(not torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.allclose(after[name], other[name], atol=3e-3) for name in before)
+    assert {file.name for file in tmp_path.iterdir()} == {"one", "one.log", "two", "two.log"}
+
+
+def test_merged_adapters_lower_the_loss_of_the_written_checkpoint(base: Path, tmp_path: Path) -> None:
+    import torch
+
+    rows = tuple(Example(id=str(i), prompt=question(1), target="It is 2, surely.") for i in range(4))
+    lora = LoraSettings(r=8)
+    report, events = train(sft(base, rows, epochs=30, dtype="bfloat16", lora=lora), tmp_path / "new")
+
+    assert losses(events)[-1] < 0.7 * losses(events)[0]
+    assert report.metrics["dtype"] == "bfloat16"
+    assert report.loss is not None
+    assert loss_of(tmp_path / "new", rows[0]) == pytest.approx(report.loss, rel=0.1)
+    assert loss_of(base, rows[0]) == pytest.approx(losses(events)[0], rel=0.05)
+
+    before, after = weights(base), weights(tmp_path / "new")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
+    assert all(after[name].dtype == torch.float32 for name in before)
+    assert max(int(torch.linalg.matrix_rank(after[n] - before[n], rtol=1e-3)) for n in changed) <= 8
+    assert missing_parts(tmp_path / "new") == []
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "new" / name).read_bytes() == (base / name).read_bytes()
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["dtype"] == "float32"
+
+
+def loss_of(folder: Path, example: Example) -> float:
+    import torch
+    import transformers
+
+    from meteor_agents.backends.losses import sft_loss
+    from meteor_agents.backends.training_batches import encode_row
+
+    encoded = encode_row(transformers.AutoTokenizer.from_pretrained(folder), example).sequences[0]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([encoded.ids])).logits
+    return float(sft_loss(logits[0, :-1], torch.tensor(encoded.labels[1:])))
+
+
+def test_pairwise_job_under_zero3_prefers_the_chosen_replies(base: Path, tmp_path: Path) -> None:
+    pairs = tuple(
+        PreferencePair(id=str(i), prompt=question(i), chosen=f"It is {2 * i}.", rejected="Nobody can know that, sorry.")
+        for i in range(6)
+    )
+    job = TrainingJob(
+        name="self-train-001",
+        rows=pairs,
+        start=Checkpoint(version="base", path=base),
+        settings=TrainingSettings(
+            config="zero3", learning_rate=3e-3, epochs=10, batch_size=6, micro_batch_size=4, lora=LoraSettings(r=8)
+        ),
+        loss=PairwiseLoss(margin=0.5),
+    )
+    report, events = train(job, tmp_path / "new")
+    assert report.metrics["margin_last"] > report.metrics["margin_first"] + 0.2
+    assert losses(events)[-1] < losses(events)[0]
+    assert missing_parts(tmp_path / "new") == []
+    assert margin_of(tmp_path / "new", pairs[0]) > margin_of(base, pairs[0]) + 0.2
+
+
+def margin_of(folder: Path, pair: PreferencePair) -> float:
+    chosen = Example(id=pair.id, prompt=pair.prompt, target=pair.chosen)
+    rejected = Example(id=pair.id, prompt=pair.prompt, target=pair.rejected)
+    return loss_of(folder, rejected) - loss_of(folder, chosen)
