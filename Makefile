@@ -23,6 +23,8 @@ quickstart: $(VENV)/.run-stamp ## The whole method on a real 135M model, here; o
 	$(BIN)/meteor run quickstart $(ARGS)
 
 test: $(VENV)/.dev-stamp ## Run the test suite
+	@echo "==> the tests use the tokenizer of SmolLM2-135M-Instruct"
+	$(BIN)/meteor models fetch smollm2-135m
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright

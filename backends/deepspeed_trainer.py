@@ -133,7 +133,7 @@ def _environment(ranks: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",  # beside one other busy process, threads that spin while they wait cost a factor of 8
+        "GOMP_SPINCOUNT": "30000",  # waiting threads soon sleep: endless spinning costs a factor of 8 beside a busy process
         PIPE_VARIABLE: "1",
     }
     if _certainly_no_accelerator():

@@ -243,7 +243,7 @@ def _optimizer(groups: list[dict[str, Any]], config: dict[str, Any], settings: T
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, lr=settings.learning_rate, adamw_mode=True)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 # The steps

@@ -204,6 +204,8 @@ def stored_lineage(store: Store, base: Checkpoint, checkpoints: Path) -> dict[st
     rows = store.read("SELECT value FROM meta WHERE key = 'lineage'")
     known = json.loads(rows[0][0]) if rows else {}
     lineage = {BASE: base}
+    if known.get(BASE, {}).get("version") != base.version:
+        return lineage
     for label, content in known.items():
         version = content["version"]
         folder = checkpoints / version

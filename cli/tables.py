@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,21 +17,26 @@ from meteor_agents.status import read_status, tokens_by_stage
 from meteor_agents.store import open_for_reading
 
 TITLES = {
-    "base": "base (no training)",
-    "finetune": "after 1: distil + fine-tune",
-    "refine": "after 2: judged refinement",
-    "self-train": "after 3: self-training",
+    "base": "untrained",
+    "finetune": "after 1 distil",
+    "refine": "after 2 refine",
+    "self-train": "after 3 self-train",
 }
 
 NEXT_STEPS = """\
 What to do next
-  1. Plug in a real teacher:  export OPENAI_API_KEY=…; meteor run quickstart --run-dir runs/taught \\
-                              --set teacher.backend=openai --set teacher.model=gpt-4o \\
-                              --set teacher.base_url=https://api.openai.com/v1 --set teacher.api_key_env=OPENAI_API_KEY
-  2. Edit a prompt:           meteor prompts export my-prompts; edit my-prompts/student_attempt.jinja;
-                              meteor run quickstart --run-dir runs/mine --set prompts.dir=$PWD/my-prompts
-  3. Use your own questions:  meteor init my-project; put your rows into my-project/questions.jsonl;
-                              meteor run my-project/meteor.yaml"""
+  1. Plug in a real teacher:
+       export OPENAI_API_KEY=...
+       meteor run quickstart --run-dir runs/taught --set teacher.backend=openai \\
+         --set teacher.model=gpt-4o --set teacher.base_url=https://api.openai.com/v1 \\
+         --set teacher.api_key_env=OPENAI_API_KEY
+  2. Edit a prompt:
+       meteor prompts export my-prompts        # then edit my-prompts/student_attempt.jinja
+       meteor run quickstart --run-dir runs/mine --set prompts.dir=$PWD/my-prompts
+  3. Use your own questions:
+       meteor init my-project                  # then put your rows into my-project/questions.jsonl
+       meteor run my-project/meteor.yaml
+(The command is .venv/bin/meteor, unless the environment .venv is active.)"""
 
 
 def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = None) -> None:
@@ -43,12 +49,17 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     sets = [heldout for heldout in _sets(status) if ": pairwise" not in heldout]
     if not sets:
         return
-    table = Table(title=f"{run.name}: held-out results, with 95 % intervals", title_justify="left")
-    table.add_column("student")
+    table = Table(
+        title=f"{run.name}: held-out results (95 % intervals)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("student", no_wrap=True)
     for heldout in sets:
-        table.add_column(heldout, justify="right")
-    table.add_column("tokens spoken", justify="right")
-    table.add_column("tokens trained", justify="right")
+        table.add_column(heldout, justify="right", no_wrap=True)
+    table.add_column("tokens\nspoken", justify="right")
+    table.add_column("tokens\ntrained", justify="right")
     table.add_column("time", justify="right")
     for label in LINEAGE:
         if label not in scored:
@@ -72,7 +83,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         console.print(guided, markup=False)
     if next_steps:
         console.print()
-        console.print(NEXT_STEPS, markup=False, highlight=False)
+        console.print(NEXT_STEPS, markup=False, highlight=False, soft_wrap=True)
 
 
 def _label_of(stage: str) -> str:
@@ -126,8 +137,12 @@ def _headline(metrics: dict[str, Any] | None) -> str:
     if metrics is None:
         return "-"
     found = Metrics.model_validate(metrics)
-    errors = f" ({found.judge_errors} unjudged)" if found.judge_errors else ""
-    return found.headline() + errors
+    lost = found.judge_errors + found.failed
+    if found.accuracy is not None:
+        text = f"{found.accuracy.value:.1%} ({found.accuracy.low:.0%}-{found.accuracy.high:.0%})"
+    else:
+        text = found.headline()
+    return text + (f" [{lost} unjudged]" if lost else "")
 
 
 def _pairwise(status: dict[str, Any]) -> list[str]:

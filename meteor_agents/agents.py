@@ -183,11 +183,13 @@ class ModelJudge:
     ) -> Parsed:
         """The parsed reply to one of the judge's templates; `parse` gets the reply's text and the judge's name."""
         messages = self._voice.templates.render(template, domain=self._voice.domain, question=question, **variables)
+        parsed = None
         for again in range(READINGS):
             reply = await self._voice.speaker.complete(messages, self._voice.sampling, replace(occasion, again=again))
             parsed = parse(reply.text, reply.model)
             if readable(parsed):
                 break
+        assert parsed is not None
         return parsed
 
 

@@ -519,7 +519,7 @@ class Pipeline:
         content = {
             "start": start.version if start else None,
             "domain": settings.domain,
-            "models": [[role.identity, role.options, role.sampling.model_dump(mode="json")] for role in roles],
+            "models": [[role.identity, role.deciding_options, role.sampling.model_dump(mode="json")] for role in roles],
             "prompts": {name: hashes[name] for name in _PROMPTS_OF.get(stage, ())},
             "more": {k: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for k, v in more.items()},
         }

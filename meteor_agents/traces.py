@@ -14,7 +14,7 @@ class Outcome(StrEnum):
     EXHAUSTED = "exhausted"
     """Ended properly without it: every try was judged incorrect, or a pair had no preference. Never trained on."""
     FAILED = "failed"
-    """Could not be finished: a model or the judge gave no usable reply. Asked again by the next run, until its stage is done."""
+    """Could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
 
 
 class Turn(NamedTuple):

@@ -88,7 +88,7 @@ def test_a_run_killed_in_training_is_finished_by_the_same_command_and_repeats_no
     finetune = status["rounds"][0]
     assert finetune["promoted"], finetune["reason"]
     assert (project / "runs/tiny/checkpoints" / finetune["checkpoint"] / "model.safetensors").is_file()
-    assert "after 1: distil" in table
+    assert "after 1 distil" in table
 
     made = status["calls"]["student"]["made"]
     again = meteor(project, "run", "meteor.yaml")
