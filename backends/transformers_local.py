@@ -135,12 +135,12 @@ class _Request:
     limit: int = 0
     """Tokens that this reply may have: `max_tokens`, or what is left of the context."""
     output: list[int] = field(default_factory=list)
-    random: random.Random = field(default_factory=random.Random)
+    numbers: random.Random = field(default_factory=random.Random)
     finished: bool = False
 
     def restart(self) -> None:
         self.output = []
-        self.random = random.Random(self.sampling.seed)
+        self.numbers = random.Random(self.sampling.seed)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -631,7 +631,7 @@ def choose_tokens(logits: torch.Tensor, requests: Sequence[_Request]) -> torch.T
         temperature = logits.new_tensor([[max(row.sampling.temperature, 1e-4)] for row in rows])  # below: overflow
         probabilities = torch.softmax(logits[sampled] / temperature, dim=-1)
         top_p = [row.sampling.top_p for row in rows]
-        tokens[sampled] = sample_nucleus(probabilities, top_p, [row.random.random for row in rows])
+        tokens[sampled] = sample_nucleus(probabilities, top_p, [row.numbers.random for row in rows])
     return tokens
 
 
