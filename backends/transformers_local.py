@@ -171,9 +171,10 @@ def _load(model: str | Path, device: str, dtype: str) -> _Loaded:
     safe = {"trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
-        module, info = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=pick_dtype(dtype, target), use_safetensors=True, output_loading_info=True, **safe
         )
+        module, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as unreadable:
         raise SettingsError(_no_model(model, str(unreadable).split("\n", 1)[0])) from unreadable
     if info["missing_keys"]:
@@ -603,12 +604,17 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not 
         if not self.is_initialized:
             self.adopt(key_states, value_states, key_states.shape[2])
         else:
-            used = self.keys.shape[2]
+            used = _filled(self.keys).shape[2]
             self._key_buffer = _written(self._key_buffer, key_states, used)
             self._value_buffer = _written(self._value_buffer, value_states, used)
             columns = used + key_states.shape[2]
             self.keys, self.values = self._key_buffer[:, :, :columns], self._value_buffer[:, :, :columns]
-        return self.keys, self.values
+        return _filled(self.keys), _filled(self.values)
+
+
+def _filled(states: torch.Tensor | None) -> torch.Tensor:
+    assert states is not None, "the layer was given states before"
+    return states
 
 
 def _written(buffer: torch.Tensor, states: torch.Tensor, used: int) -> torch.Tensor:

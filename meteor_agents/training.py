@@ -55,7 +55,7 @@ class LoraSettings(_Value):
     """Low-rank adapters (arXiv 2106.09685), merged into the weights when the checkpoint is written."""
 
     r: int = Field(default=16, ge=1)
-    alpha: float | None = None
+    alpha: int | None = Field(default=None, ge=1)
     """Scale numerator; 2 r when absent."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
