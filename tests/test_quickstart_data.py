@@ -17,9 +17,11 @@ import pytest
 import meteor_agents.configs.quickstart as quickstart
 from meteor_agents.configs.quickstart.make_questions import (
     HELD_OUT_PHRASINGS,
+    MORE_PHRASINGS,
     Family,
     make_files,
     training_families,
+    training_phrasings,
     unseen_families,
 )
 from meteor_agents.messages import Question, Status
@@ -122,6 +124,25 @@ def test_unseen_families_ask_for_queries_that_training_never_shows() -> None:
 def test_every_family_has_several_phrasings() -> None:
     assert all(len(known.phrasings) >= 5 for known in training_families())
     assert all(len(known.phrasings) >= 3 for known in unseen_families())
+
+
+@pytest.mark.parametrize("known", training_families(), ids=lambda known: known.name)
+def test_training_goes_round_many_phrasings_of_every_family(known: Family) -> None:
+    phrasings = training_phrasings(known)
+    assert len(set(map(folded, phrasings))) == len(phrasings) >= 12
+    assert not set(map(folded, MORE_PHRASINGS[known.name])) & set(map(folded, known.phrasings))
+    start = [question.question for question in questions("train")[:360] if family(question) == known.name]
+    used = [frozenset(text for text in phrasings if fits(text, question, known)) for question in start]
+    assert len(start) == 10
+    assert all(used)
+    assert len(set(used)) == len(used)
+
+
+def test_no_held_out_question_is_a_training_phrasing() -> None:
+    held = {folded(question.question) for part in PARTS[1:] for question in questions(part)}
+    for known in training_families():
+        for text in training_phrasings(known):
+            assert not held & {folded(text.format(**slot)) for slot in known.slots}, text
 
 
 def test_questions_and_reasonings_are_short() -> None:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import product, zip_longest
+from itertools import cycle, islice, product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -187,12 +187,33 @@ def split(family: Family, slots: list[Values], rng: random.Random) -> tuple[list
         slots = rng.sample(slots, len(slots))
         cut = max(HELD_OUT_PHRASINGS, len(slots) // 4)
         held_slots, train_slots = slots[:cut], slots[cut:]
-    train = cross(family, family.phrasings[:-HELD_OUT_PHRASINGS], train_slots)
-    rng.shuffle(train)
+    training_rng = random.Random(f"{SEED} {family.name}")
+    # Moves `rng` on as the held-out files were drawn, whatever phrasings training has.
+    rng.shuffle(cross(family, family.phrasings[:-HELD_OUT_PHRASINGS], train_slots))
     held = rng.sample(held_slots, HELD_OUT_PHRASINGS)
     phrasings = family.phrasings[-HELD_OUT_PHRASINGS:]
     seen = [row(family, phrasing, slot) for phrasing, slot in zip(phrasings, held, strict=True)]
-    return train[:TRAIN_PER_FAMILY], seen
+    return training_rows(family, train_slots, training_rng), seen
+
+
+def training_phrasings(family: Family) -> tuple[str, ...]:
+    return family.phrasings[:-HELD_OUT_PHRASINGS] + MORE_PHRASINGS[family.name]
+
+
+def training_rows(family: Family, slots: Sequence[Values], rng: random.Random) -> list[Values]:
+    """The family's training rows: they go round its phrasings, and each takes one of the least used values that its
+    phrasing has not had."""
+    phrasings = rng.sample(training_phrasings(family), len(training_phrasings(family)))
+    unused = {phrasing: set(range(len(slots))) for phrasing in phrasings}
+    uses = [0] * len(slots)
+    rows = []
+    for phrasing in islice(cycle(phrasings), TRAIN_PER_FAMILY):
+        fewest = min(uses[at] for at in unused[phrasing])
+        chosen = rng.choice([at for at in sorted(unused[phrasing]) if uses[at] == fewest])
+        unused[phrasing].remove(chosen)
+        uses[chosen] += 1
+        rows.append(row(family, phrasing, slots[chosen]))
+    return rows
 
 
 def cross(family: Family, phrasings: Iterable[str], slots: Iterable[Values]) -> list[Values]:
@@ -232,8 +253,440 @@ LOANS_BOOKS = "FROM loans JOIN books ON books.id = loans.book_id"
 LOANS_MEMBERS = "FROM loans JOIN members ON members.id = loans.member_id"
 
 
+MORE_PHRASINGS: dict[str, tuple[str, ...]] = {
+    "titles_of_genre": (
+        "Give me the titles of the {genre} books.",
+        "Find all books of the genre {genre} and list their titles.",
+        "In the genre {genre}, what titles are there?",
+        "Tell me which titles are {genre} books.",
+        "What books belong to the genre {genre}? Name the titles.",
+        "For the genre {genre}, list every book title.",
+        "I want the titles of books classed as {genre}.",
+        "Which {genre} books are in the library, by title?",
+        "Get the title of each {genre} book.",
+        "Name the titles that fall under {genre}.",
+    ),
+    "authors_of_country": (
+        "Give me the names of authors whose country is {country}.",
+        "Find the authors from {country} and list their names.",
+        "From {country}, which authors are there, by name?",
+        "Tell me who the authors from {country} are.",
+        "Which author names belong to the country {country}?",
+        "For the country {country}, list all author names.",
+        "I want the name of each author from {country}.",
+        "Who among the authors is from {country}?",
+        "Name all writers who come from {country}.",
+        "Get the names of the writers of {country}.",
+    ),
+    "members_of_city": (
+        "Give me the names of members whose city is {city}.",
+        "Find the members in {city} and list their names.",
+        "In {city}, which members are there, by name?",
+        "Tell me who the members from {city} are.",
+        "Which member names belong to the city {city}?",
+        "For the city {city}, list all member names.",
+        "I want the name of each member in {city}.",
+        "Who among the members lives in {city}?",
+        "Name all members whose home is in {city}.",
+        "Get the names of members based in {city}.",
+    ),
+    "titles_after_year": (
+        "Give me the titles of books newer than {year}.",
+        "Find the books that came out after {year} and list titles.",
+        "After {year}, which titles were published?",
+        "Tell me the titles of books that appeared after {year}.",
+        "Which books are more recent than {year}? Name their titles.",
+        "Name the titles with a publication year greater than {year}.",
+        "I want the title of each book later than {year}.",
+        "Which books came out later than {year}, by title?",
+        "Get all book titles whose year is after {year}.",
+        "What titles appeared in the years after {year}?",
+    ),
+    "titles_between_years": (
+        "Give me the titles of books dated {first} to {last}.",
+        "Find the books that came out from {first} to {last} and list titles.",
+        "Between {first} and {last}, which titles were published?",
+        "Tell me the titles that appeared between {first} and {last}.",
+        "From {first} through {last}, what book titles came out?",
+        "Name the titles with a publication year from {first} to {last}.",
+        "I want the title of each book from {first} through {last}.",
+        "Which books appeared from {first} up to {last}, by title?",
+        "Get all book titles whose year is between {first} and {last}.",
+        "What titles have a year from {first} to {last}?",
+    ),
+    "members_joined_after": (
+        "Give me the names of members who signed up after {joined}.",
+        "Find the members that joined after {joined} and list their names.",
+        "After {joined}, which members joined, by name?",
+        "Tell me who became a member after {joined}.",
+        "Who among the members joined later than {joined}?",
+        "Name the members whose joining year is greater than {joined}.",
+        "I want the name of each member who came after {joined}.",
+        "Which people became members after the year {joined}?",
+        "Get all member names with a joined year after {joined}.",
+        "What members signed up later than {joined}? List their names.",
+    ),
+    "titles_with_copies": (
+        "Give me the titles that have at least {copies} copies.",
+        "Find the books with {copies} or more copies and list titles.",
+        "With at least {copies} copies, which titles are there?",
+        "Tell me which titles come in {copies} or more copies.",
+        "Of which titles are there at least {copies} copies?",
+        "Name the titles whose number of copies is at least {copies}.",
+        "I want the title of each book having {copies} copies or more.",
+        "Which books have no fewer than {copies} copies, by title?",
+        "Get all book titles with a minimum of {copies} copies.",
+        "What titles does the library own {copies} or more copies of?",
+    ),
+    "genre_of_title": (
+        "Give me the genre of the book called {title}.",
+        "Find the book {title} and give its genre.",
+        "For the book {title}, what is the genre?",
+        "Tell me the genre that {title} belongs to.",
+        "What genre of book is {title}?",
+        "Name the genre in which {title} is classed.",
+        "I want to know the genre of {title}.",
+        "The book {title} is of which genre?",
+        "Get the genre listed for the title {title}.",
+        "Under what genre does the book {title} fall?",
+    ),
+    "year_of_title": (
+        "Give me the publication year of {title}.",
+        "Find the book {title} and give its year.",
+        "For the book {title}, what is the year?",
+        "Tell me the year in which {title} came out.",
+        "What year did the book {title} appear?",
+        "Name the year of publication of {title}.",
+        "I want to know what year {title} is from.",
+        "The book {title} was published in which year?",
+        "Get the year listed for the title {title}.",
+        "When did the book {title} come out? Give the year.",
+    ),
+    "country_of_author": (
+        "Give me the country of the writer {author}.",
+        "Find the author {author} and give the country.",
+        "For the author {author}, what is the country?",
+        "Tell me which country {author} is from.",
+        "What country is the writer {author} from?",
+        "Name the country that {author} comes from.",
+        "I want to know the country of {author}.",
+        "The author {author} is from which country?",
+        "Get the country listed for the author {author}.",
+        "Where does the author {author} come from? Give the country.",
+    ),
+    "city_of_member": (
+        "Give me the home city of {member}.",
+        "Find the member {member} and give the city.",
+        "For the member {member}, what is the city?",
+        "Tell me which city {member} is from.",
+        "What city does the member {member} live in?",
+        "Name the city where {member} has a home.",
+        "I want to know the city of {member}.",
+        "The member {member} lives in which city?",
+        "Get the city listed for the member {member}.",
+        "Where does the member {member} live? Give the city.",
+    ),
+    "newest_of_genre": (
+        "Give me the title of the latest {genre} book.",
+        "Find the newest book of genre {genre} and give its title.",
+        "In the genre {genre}, what is the newest title?",
+        "Tell me which {genre} title is the most recent.",
+        "Which {genre} book came out last? Give its title.",
+        "Among the {genre} books, which title appeared most recently?",
+        "I want the title of the last published {genre} book.",
+        "Which {genre} title has the latest year?",
+        "Name the title of the newest book in {genre}.",
+        "What book of genre {genre} is the latest, by title?",
+    ),
+    "oldest_of_genre": (
+        "Give me the title of the earliest {genre} book.",
+        "Find the oldest book of genre {genre} and give its title.",
+        "In the genre {genre}, what is the oldest title?",
+        "Tell me which {genre} title is the oldest.",
+        "Which {genre} book came out first? Give its title.",
+        "Among the {genre} books, which title appeared earliest?",
+        "I want the title of the first published {genre} book.",
+        "Which {genre} title has the earliest year?",
+        "Name the title of the oldest book in {genre}.",
+        "What book of genre {genre} is the earliest, by title?",
+    ),
+    "oldest_titles": (
+        "Give me the titles of the {n} earliest books.",
+        "Find the {n} oldest books and list their titles.",
+        "Of all books, which {n} titles are the oldest?",
+        "Tell me the {n} oldest book titles, oldest first.",
+        "Which {n} books came out first? List their titles.",
+        "Name the {n} titles that were published earliest.",
+        "I want the titles of the first {n} books by year.",
+        "Which {n} titles have the earliest years?",
+        "Get the {n} book titles with the lowest years.",
+    ),
+    "titles_with_word": (
+        "Give me the book titles containing the word {word}.",
+        "Find the books with {word} in the title and list titles.",
+        "With the word {word} in them, which titles are there?",
+        "Tell me which titles have {word} in them.",
+        "In which book titles does {word} occur?",
+        "Name every title in which the word {word} appears.",
+        "I want all titles of books that mention {word}.",
+        "Which books have {word} in their title?",
+        "Get the titles that include the word {word}.",
+        "What book titles use the word {word}?",
+    ),
+    "distinct_values": (
+        "Give me every different {column} in {table}.",
+        "Find the distinct values of {column} in {table}.",
+        "In {table}, what distinct values does {column} have?",
+        "Tell me each different {column} of the {table}.",
+        "What are the unique values of {column} for {table}?",
+        "Among the {table}, which values of {column} occur?",
+        "I want each {column} of {table} a single time.",
+        "Name every {column} of the {table}, no duplicates.",
+        "For the {table}, list the different values of {column}.",
+    ),
+    "count_table": (
+        "Give me the total count of the {table}.",
+        "Find out how many {table} there are.",
+        "In total, how many {table} are there?",
+        "Tell me the number of {table} in total.",
+        "What is the count of all the {table}?",
+        "In the library, what is the number of {table}?",
+        "I want to know how many {table} exist.",
+        "How many {table} are on record altogether?",
+        "Get the overall number of the {table}.",
+    ),
+    "count_genre": (
+        "Give me the number of {genre} books.",
+        "Find out how many books are {genre} books.",
+        "In the genre {genre}, how many books are there?",
+        "Tell me the count of {genre} books.",
+        "What is the total number of {genre} books?",
+        "For the genre {genre}, count the books.",
+        "I want to know how many {genre} books exist.",
+        "How many of the books belong to {genre}?",
+        "Get the count of books classed as {genre}.",
+        "What number of books are of the genre {genre}?",
+    ),
+    "count_authors_of_country": (
+        "Give me the number of authors from {country}.",
+        "Find out how many authors come from {country}.",
+        "From {country}, how many authors are there?",
+        "Tell me the count of authors from {country}.",
+        "What is the total number of authors from {country}?",
+        "For the country {country}, count the authors.",
+        "I want to know how many writers {country} has.",
+        "How many authors have {country} as their country?",
+        "Get the count of authors whose country is {country}.",
+        "What number of writers come from {country}?",
+    ),
+    "count_members_of_city": (
+        "Give me the number of members in {city}.",
+        "Find out how many members live in {city}.",
+        "In {city}, how many members are there?",
+        "Tell me the count of members from {city}.",
+        "What is the total number of members in {city}?",
+        "For the city {city}, count the members.",
+        "I want to know how many members {city} has.",
+        "How many members have {city} as their city?",
+        "Get the count of members whose city is {city}.",
+        "What number of members come from {city}?",
+    ),
+    "count_before_year": (
+        "Give me the number of books from before {year}.",
+        "Find out how many books came out before {year}.",
+        "Before {year}, how many books were published?",
+        "Tell me the count of books older than {year}.",
+        "What is the total number of books published before {year}?",
+        "For the years before {year}, count the books.",
+        "I want to know how many books appeared before {year}.",
+        "How many books have a year earlier than {year}?",
+        "Get the count of books with year less than {year}.",
+        "What number of books came out earlier than {year}?",
+    ),
+    "sum_copies_of_genre": (
+        "Give me the total number of copies of {genre} books.",
+        "Find the sum of copies of the {genre} books.",
+        "In the genre {genre}, how many copies are there altogether?",
+        "Tell me how many copies the {genre} books have together.",
+        "All {genre} books together have how many copies?",
+        "For the genre {genre}, add up the copies.",
+        "I want the total copies of all {genre} books.",
+        "How many copies does the library own of {genre} books?",
+        "Get the sum of all copies in genre {genre}.",
+        "Sum up the copies of books of genre {genre}.",
+    ),
+    "average_copies_of_genre": (
+        "Give me the average number of copies of {genre} books.",
+        "Find the mean number of copies for {genre} books.",
+        "In the genre {genre}, what is the average of copies?",
+        "Tell me how many copies {genre} books have on average.",
+        "On average, how many copies does a {genre} book have?",
+        "For the genre {genre}, average the copies.",
+        "I want the average copies per {genre} book.",
+        "What is the average of copies over all {genre} books?",
+        "Get the mean of copies in genre {genre}.",
+        "Compute the average number of copies for books of {genre}.",
+    ),
+    "count_per_group": (
+        "Give me each {column} and its count of {table}.",
+        "Find the number of {table} for every {column}.",
+        "By {column}, how many {table} are there?",
+        "Tell me how many {table} each {column} has.",
+        "What is the count of {table} per {column}?",
+        "Per {column}, show the {column} and the number of {table}.",
+        "For every {column}, count the {table}.",
+        "Group the {table} by {column} and count each group.",
+        "Which number of {table} does each {column} have?",
+    ),
+    "groups_above": (
+        "Give me each {column} with more than {n} {table}.",
+        "Find the values of {column} that have over {n} {table}.",
+        "With more than {n} {table}, which values of {column} are there?",
+        "Tell me which {column} has more than {n} {table}.",
+        "For what values of {column} are there over {n} {table}?",
+        "Name each {column} that more than {n} {table} share.",
+        "I want every {column} with over {n} {table}.",
+        "Which {column} occurs for more than {n} {table}?",
+        "Get each {column} whose number of {table} is above {n}.",
+        "What values of {column} belong to more than {n} {table}?",
+    ),
+    "loans_in_month": (
+        "Give me the number of loans from {month}.",
+        "Find out how many loans were made in {month}.",
+        "In {month}, how many loans were taken?",
+        "Tell me the count of loans taken in {month}.",
+        "What is the total number of loans made during {month}?",
+        "For the month {month}, count the loans taken.",
+        "I want to know how many loans began in {month}.",
+        "During the month {month}, how many loans were there?",
+        "Get the count of loans with a taken date in {month}.",
+        "How many loans have a taken date in {month}?",
+    ),
+    "still_out_since": (
+        "Give me the number of unreturned loans taken after {date}.",
+        "Find out how many loans after {date} were not returned.",
+        "After {date}, how many loans were taken and not returned?",
+        "Tell me the count of loans since {date} still out.",
+        "What is the total of unreturned loans made after {date}?",
+        "I want to know how many loans after {date} remain out.",
+        "How many loans made after {date} have not come back?",
+        "Count the open loans with a taken date after {date}.",
+        "What number of loans taken after {date} were never returned?",
+    ),
+    "titles_of_author": (
+        "Give me the titles of the books {author} wrote.",
+        "Find the books by {author} and list their titles.",
+        "By {author}, which titles are there in the library?",
+        "Tell me which titles {author} wrote.",
+        "What books did {author} write? Name the titles.",
+        "For the author {author}, list every book title.",
+        "I want the titles of books written by {author}.",
+        "Which books have {author} as their author, by title?",
+        "Get the title of each book from {author}.",
+        "Name all the titles that {author} is the author of.",
+    ),
+    "author_of_title": (
+        "Give me the name of the writer of {title}.",
+        "Find the book {title} and give its author's name.",
+        "For the book {title}, who is the author?",
+        "Tell me who wrote the book {title}.",
+        "Who is the author of the book {title}?",
+        "Name the author that the book {title} is by.",
+        "I want to know who the author of {title} is.",
+        "The book {title} was written by which author?",
+        "Get the author's name for the title {title}.",
+        "By whom was the book {title} written?",
+    ),
+    "count_books_of_author": (
+        "Give me the number of books {author} wrote.",
+        "Find out how many books are by {author}.",
+        "By {author}, how many books does the library have?",
+        "Tell me the count of books by {author}.",
+        "What is the total number of books from {author}?",
+        "For the author {author}, count the books.",
+        "I want to know how many books {author} wrote.",
+        "How many books have {author} as their author?",
+        "Get the count of books written by {author}.",
+        "What number of books did the author {author} write?",
+    ),
+    "count_loans_of_title": (
+        "Give me the number of loans of {title}.",
+        "Find out how many times {title} was borrowed.",
+        "For the book {title}, how many loans are there?",
+        "Tell me how often the book {title} was taken out.",
+        "What is the total number of loans of {title}?",
+        "Count how many times the book {title} was lent.",
+        "I want to know how many loans {title} had.",
+        "The book {title} was taken out how many times?",
+        "Get the count of loans for the title {title}.",
+        "How often did members borrow the book {title}?",
+    ),
+    "count_loans_of_member": (
+        "Give me the number of loans of {member}.",
+        "Find out how many times {member} borrowed a book.",
+        "For the member {member}, how many loans are there?",
+        "Tell me how often {member} took out a book.",
+        "What is the total number of loans {member} made?",
+        "Count how many times {member} has borrowed.",
+        "I want to know how many loans {member} had.",
+        "The member {member} took out books how many times?",
+        "Get the count of loans for the member {member}.",
+        "How many loans were made by {member}?",
+    ),
+    "count_loans_of_genre": (
+        "Give me the number of loans for the genre {genre}.",
+        "Find out how many times {genre} books were borrowed.",
+        "In the genre {genre}, how many loans are there?",
+        "Tell me how often {genre} books were taken out.",
+        "What is the total number of loans of {genre} books?",
+        "Count how many times {genre} books were lent.",
+        "I want to know how many loans {genre} books had.",
+        "Books of the genre {genre} were borrowed how many times?",
+        "Get the count of loans in the genre {genre}.",
+        "How many loans were for a {genre} book?",
+    ),
+    "borrowers_of_title": (
+        "Give me the different names of members who took {title}.",
+        "Find the borrowers of {title} and list each name once.",
+        "For the book {title}, which members borrowed it, by name?",
+        "Tell me the names of all who borrowed {title}.",
+        "Who has borrowed the book {title}? Name each member once.",
+        "By which members was the book {title} borrowed?",
+        "I want the distinct names of members who borrowed {title}.",
+        "Which members have taken out the book {title}?",
+        "Get the name of each member with a loan of {title}.",
+        "Name the different members who took out {title}.",
+    ),
+    "titles_still_out_of_member": (
+        "Give me the titles that {member} still has.",
+        "Find the books {member} has not returned and list titles.",
+        "For the member {member}, which titles are still out?",
+        "Tell me which titles {member} has yet to return.",
+        "Which books has {member} not brought back? Name the titles.",
+        "Of the titles {member} borrowed, which are not returned?",
+        "I want the titles of books still out with {member}.",
+        "Which titles did {member} take and not give back?",
+        "Get the titles on open loans of {member}.",
+        "What titles are still on loan to {member}?",
+    ),
+    "most_borrowed_of_genre": (
+        "Give me the title of the {genre} book borrowed most.",
+        "Find the {genre} book with the most loans and give its title.",
+        "Tell me which {genre} title was borrowed the most.",
+        "Which {genre} book was taken out most often, by title?",
+        "Among the {genre} books, what title has the most loans?",
+        "I want the title of the most loaned {genre} book.",
+        "For the genre {genre}, what is the most borrowed title?",
+        "What {genre} title did members borrow most often?",
+    ),
+}
+"""More phrasings for training, by family. They stand apart from `Family.phrasings` so that adding some leaves the
+held-out files as they are."""
+
+
 def training_families() -> list[Family]:
-    """The families of training and of `heldout_seen.jsonl`. The last two phrasings of each are held out."""
+    """The families of training and of `heldout_seen.jsonl`. The last two phrasings of each are held out; training
+    uses the others and those of `MORE_PHRASINGS`."""
     return [*one_table_families(), *aggregate_families(), *join_families()]
 
 
