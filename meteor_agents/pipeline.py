@@ -341,6 +341,9 @@ class Pipeline:
     ) -> Checkpoint:
         """One round, all or nothing: train, gate, record. Returns the student to go on with.
 
+        Conversations wait meanwhile: the trainer has the machine to itself, and a candidate that is turned down has never
+        spoken in one.
+
         The new version is a hash of everything that decides the weights. A folder of that name is complete (it was
         renamed into place), so after a kill between training and recording the training is not repeated.
         """
@@ -351,11 +354,12 @@ class Pipeline:
             if done.round == number and done.checkpoint == candidate.version and (folder.exists() or not done.promoted):
                 return candidate if done.promoted else current
         started = time.monotonic()
-        before = await self._gate_results()
         report: TrainingReport | None = None
-        if not folder.exists():
-            report = await self.trainer.train(job, folder, self.observer.on_event)
-        gate = await self._gate(candidate, before, current)
+        async with self.cast.student_calls.only(GATE):
+            before = await self._gate_results()
+            if not folder.exists():
+                report = await self.trainer.train(job, folder, self.observer.on_event)
+            gate = await self._gate(candidate, before, current)
         await self.store.add_round(
             recipe,
             Round(
@@ -383,20 +387,16 @@ class Pipeline:
         return candidate if gate.promoted else current
 
     async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> _Gate:
-        """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise.
-
-        Conversations wait meanwhile, so that a candidate that is turned down has never spoken in one.
-        """
-        async with self.cast.student_calls.only(GATE):
-            try:
-                await self.serve(candidate)
-                gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
-            except CredentialsError:
-                raise
-            except ModelError as error:
-                gate = _Gate(False, f"does not load or answer: {error}")
-            if not gate.promoted:
-                await self.serve(current)
+        """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
+        try:
+            await self.serve(candidate)
+            gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
+        except CredentialsError:
+            raise
+        except ModelError as error:
+            gate = _Gate(False, f"does not load or answer: {error}")
+        if not gate.promoted:
+            await self.serve(current)
         return gate
 
     async def _gate_results(self) -> dict[str, Result]:
