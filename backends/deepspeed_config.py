@@ -50,7 +50,9 @@ def job_config(
 ) -> dict[str, Any]:
     """`config` with what the settings decide filled in, and every "auto" left to DeepSpeed's own default.
 
-    DeepSpeed keeps float32 masters of what is trained in half formats; bfloat16 also sums its gradients in float32.
+    DeepSpeed keeps float32 masters of what is trained in half formats; bfloat16 also sums its gradients in float32,
+    where there is something to sum: one backward pass on one rank is the whole gradient. Its gradients are not searched
+    for overflow one by one: their norm, which is computed anyway, tells it.
     Without an accelerator there is nowhere to offload from, so offloading is left out.
     """
     filled = _without_auto(config)
@@ -62,9 +64,9 @@ def job_config(
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 30,
     }
-    filled["bf16"] = filled.get("bf16", {}) | {"enabled": dtype == "bfloat16"}
+    filled["bf16"] = {"check_grad_overflow": False} | filled.get("bf16", {}) | {"enabled": dtype == "bfloat16"}
     filled["fp16"] = filled.get("fp16", {}) | {"enabled": dtype == "float16"}
-    if dtype == "bfloat16":
+    if dtype == "bfloat16" and accumulation * ranks > 1:
         filled.setdefault("data_types", {"grad_accum_dtype": "fp32"})
     zero = filled.get("zero_optimization", {})
     if not accelerator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import re
 import shutil
@@ -38,6 +39,13 @@ _KEPT_VARIABLES = re.compile(
 )
 """What the worker processes get of our environment: tools and devices, and no keys."""
 
+_KEEP_FREED_MEMORY = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "arena_max": 1, "hugetlb": 1}.items()
+)
+"""Each step allocates what the last one freed. Left alone, glibc gives it back to the kernel between them, which then
+fills gigabytes of pages with zeros again, a third of a step's time on a CPU."""
+
 _LAUNCHER_LINE = re.compile(
     r"\[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py|^\s*$|\w+Warning: |^\s+warnings\.warn|\d+%\|"
 )
@@ -61,6 +69,7 @@ class DeepSpeedTrainer:
         work = await asyncio.to_thread(_prepare, folder, job)
         log = folder.parent / f"{folder.name}.log"
         try:
+            await asyncio.to_thread(_give_back_freed_memory)
             on_event(TrainingNote(job.name, f"started {job.settings.processes} process(es); log: {log}"))
             code = await self._run(work, log, job, on_event)
             return await asyncio.to_thread(_finish, work, folder, job, code, log)
@@ -91,6 +100,12 @@ class DeepSpeedTrainer:
         finally:
             await _end(process)
         return await process.wait()
+
+
+def _give_back_freed_memory() -> None:
+    """The workers need what this process has freed but still holds: a served model's caches, for one. glibc only."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prepare(folder: Path, job: TrainingJob) -> WorkFolder:
@@ -134,6 +149,7 @@ def _environment(ranks: int) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": "30000",  # waiting threads soon sleep: endless spinning costs a factor of 8 beside a busy process
+        "GLIBC_TUNABLES": _KEEP_FREED_MEMORY,
         PIPE_VARIABLE: "1",
     }
     if _certainly_no_accelerator():

@@ -49,7 +49,7 @@ def train(work: WorkFolder) -> None:
     if place.rank == 0:
         work.append_progress({"kind": "note", "text": _opening(job, place, plan, encoding.too_long, steps)})
     with clock("model"):
-        model = _load(job, place)
+        model = _load(job, place, max(row.length for row in encoding.rows))
     with clock("deepspeed"):
         config = job_config(
             preset,
@@ -193,9 +193,17 @@ class SupervisedLogits(nn.Module):
         return (hidden[self._wanted].unsqueeze(0), *others)
 
 
-def _load(job: TrainingJob, place: Place) -> SupervisedLogits:
+SHORT = 256
+"""Tokens up to which a CPU is faster without the fused attention, whose backward pass there is slow for short rows."""
+
+
+def _load(job: TrainingJob, place: Place, longest: int) -> SupervisedLogits:
     model = AutoModelForCausalLM.from_pretrained(
-        job.start.path, dtype=place.dtype, use_safetensors=True, local_files_only=True
+        job.start.path,
+        dtype=place.dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="eager" if longest <= SHORT and not place.accelerator else None,
     )
     if job.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -285,9 +293,10 @@ def _step(
     if place.ranks > 1:
         torch.distributed.all_reduce(sums)
     total, margin_mean = sums.tolist()
-    if not math.isfinite(total):
+    broken = "loss" if not math.isfinite(total) else "gradient" if _lost_gradient(engine, place) else None
+    if broken:
         raise TrainingError(
-            f"the loss became {total} at step {step + 1} of {steps}: try a lower learning_rate, or dtype float32"
+            f"the {broken} is not finite at step {step + 1} of {steps}: try a lower learning_rate, or dtype float32"
         )
     tokens = sum(row.tokens for row in batch)
     seconds = time.perf_counter() - began
@@ -303,6 +312,12 @@ def _step(
             }
         )
     return Step(total, tokens, margin_mean, seconds)
+
+
+def _lost_gradient(engine: Any, place: Place) -> bool:
+    """Whether the last step's gradient was not finite. float16 meets such steps in passing, and DeepSpeed skips them."""
+    norm = engine.get_global_grad_norm()
+    return place.dtype != torch.float16 and norm is not None and not 0 <= float(norm) < math.inf
 
 
 def _micro_loss(
