@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,8 @@ class Run:
         return self.status()
 
     def status(self) -> dict[str, Any]:
-        connection = open_for_reading(self.folder / "run.db")
-        try:
-            return read_status(connection)
-        finally:
-            connection.close()
+        with closing(open_for_reading(self.folder / "run.db")) as records:
+            return read_status(records)
 
     async def _go(self, store: Store, stage: Callable[[Pipeline], Any]) -> None:
         given = self.settings
