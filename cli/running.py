@@ -14,6 +14,7 @@ import typer
 
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.cli.estimating import announce
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted
@@ -91,6 +92,7 @@ async def _run(
         async with AsyncExitStack() as closing:
             pipeline = await open_pipeline(settings, base, directory, store, observer, drain, wanted, closing)
             directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+            await announce(stage, request.limit, pipeline)
             await STAGES[stage](pipeline)
 
 

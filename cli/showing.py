@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from meteor_agents.cli.estimating import REUSABLE
 from meteor_agents.cli.tables import calls_table, print_scoreboard, status_table
 from meteor_agents.errors import UsageError
+from meteor_agents.forecast import misses, stored_forecast
 from meteor_agents.status import read_status
 from meteor_agents.store import Records, Spent, open_for_reading
 from meteor_agents.traces import Outcome
@@ -22,6 +24,9 @@ def show_status(run: Path, *, as_json: bool) -> None:
     with closing(_open(run)) as records:
         status = read_status(records)
         spent = records.spent_by_role()
+        forecast = stored_forecast(records)
+        off = misses(forecast, records) if forecast else []
+        reusable = records.meta(REUSABLE, {})
     if as_json:
         typer.echo(json.dumps(status, indent=2, ensure_ascii=False))
         return
@@ -30,6 +35,13 @@ def show_status(run: Path, *, as_json: bool) -> None:
     console.print(calls_table(status))
     if said := money(spent):
         console.print(said, markup=False, highlight=False)
+    if reusable:
+        found = ", ".join(f"{role} {n:,}" for role, n in reusable.items())
+        console.print(f"stored replies that the last command found to reuse: {found}", markup=False, highlight=False)
+    if forecast and off:
+        console.print(f"used, of what was estimated when `meteor {forecast.command}` began:", markup=False)
+        for line in off:
+            console.print(f"  {line}", markup=False, highlight=False)
     print_scoreboard(run, next_steps=False, console=console)
 
 

@@ -28,6 +28,7 @@ from .evaluation import (
     compare,
     examine,
     fingerprint,
+    is_scored,
     summarise,
     summarise_comparison,
 )
@@ -271,7 +272,7 @@ class Pipeline:
         stage = f"evaluate {label}: {heldout}"
         stored = self.store.scores(checkpoint.version, heldout, recipe)
         results = {id_: RESULT.validate_json(result) for id_, result in stored.items()}
-        owed = [q for q in questions if not _is_scored(results.get(q.id), q)]
+        owed = [q for q in questions if not is_scored(results.get(q.id), q)]
         sampling = decoding("greedy", self.settings.student.sampling)
 
         async def examined(question: Question) -> None:
@@ -546,11 +547,6 @@ def _judge_candidate(before: dict[str, Result], after: dict[str, Result], *, fre
     if sign_test(better=right.count((False, True)), worse=right.count((True, False))) < GATE_SIGNIFICANCE:
         return _Gate(False, f"worse beyond noise: {counts}")
     return _Gate(True, counts)
-
-
-def _is_scored(result: Result | None, question: Question) -> bool:
-    """There is a result, with a verdict, for the question as it reads now."""
-    return result is not None and result.status is not Status.ERROR and result.asked == fingerprint(question)
 
 
 class _Updates:

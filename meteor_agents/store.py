@@ -67,6 +67,15 @@ class StageRecord(NamedTuple):
     seconds: float
 
 
+class CallRecord(NamedTuple):
+    """What one call was asked and how long it was."""
+
+    stage: str
+    request: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
 class Records:
     """The reading end. Every method raises `StoreError` when the file cannot be read."""
 
@@ -105,6 +114,14 @@ class Records:
                 if spoken_by == version and _ended_within(max_tokens, reply, limit):
                     return reply
         return None
+
+    def newest_calls(self, role: str, count: int) -> list[CallRecord]:
+        """At most so many of a role's calls, the newest first."""
+        rows = self.read(
+            "SELECT stage, request, input_tokens, output_tokens FROM"
+            " (SELECT * FROM calls ORDER BY rowid DESC LIMIT ?) WHERE role = ? LIMIT ?", count * 10, role, count,
+        )  # fmt: skip
+        return [CallRecord(*row) for row in rows]
 
     def spent(self) -> Spent:
         """By the whole run, over all roles."""
