@@ -182,13 +182,10 @@ def test_a_call_that_waits_for_its_turn_is_not_sent_after_the_budget(project: Pr
 def test_an_unknown_price_is_said_to_be_unknown(project: Project) -> None:
     project.refine("--set", "student.price={input: 1, output: 1}", "--limit", "5")
     assert project.status()["usd"] is None
-    shown = subprocess.run(
-        [sys.executable, "-m", "meteor_agents.cli", "status", "runs/asked"], cwd=project.folder, check=True,
-        capture_output=True, text=True, timeout=60, env=environment(),
-    ).stdout  # fmt: skip
+    shown = project("status", "runs/asked")
     assert "US dollars and an unknown amount: no price is known for" in shown
     assert "the judge's calls (judge.price)" in shown
-    assert "US dollars" in project("estimate", "--stage", "refine", "--no-train")
+    assert "US dollars" in project("estimate", "meteor.yaml", "--stage", "refine", "--no-train")
 
 
 def _used(project: Project) -> list[int]:
@@ -206,25 +203,24 @@ def _running(values: list[int]) -> list[int]:
 def test_an_estimate_asks_no_one_and_says_afterwards_how_far_off_it_was(project: Project, server: ChatServer) -> None:
     before = len(server.log())
     price = [f"--set={role}.price={{input: 1, output: 2}}" for role in ("student", "judge", "teacher")]
-    told = project("estimate", "--stage", "refine", "--no-train", *price)
+    told = project("estimate", "meteor.yaml", "--stage", "refine", "--no-train", *price)
     assert "50% of the attempts are judged incorrect (assumed)" in told
     assert len(server.log()) == before
     assert not (project.folder / "runs").exists()
 
     assert "estimate: calls: student " in project.refine(*price)
     made = len(server.log()) - before
-    shown = subprocess.run(
-        [sys.executable, "-m", "meteor_agents.cli", "status", "runs/asked"], cwd=project.folder, check=True,
-        capture_output=True, text=True, timeout=60, env=environment(),
-    ).stdout  # fmt: skip
+    shown = project("status", "runs/asked")
     assert "used, of what was estimated when `meteor refine` began" in shown
     spent = project.status()["calls"]
     assert sum(row["made"] for row in spent.values()) == made
     assert f"student: {spent['student']['made']} of 5" in shown, "30 questions, 1.75 tries expected"
 
-    again = project("estimate", "--stage", "refine", "--no-train", *price)
+    again = project("estimate", "meteor.yaml", "--stage", "refine", "--no-train", *price)
     assert _cells(again, "student")[:2] == ["0", "0"]
-    edited = project("estimate", "--stage", "refine", "--no-train", "--set", "refine.iterations=4", *price)
+    edited = project(
+        "estimate", "meteor.yaml", "--stage", "refine", "--no-train", "--set", "refine.iterations=4", *price
+    )
     assert int(_cells(edited, "student")[1]) == spent["student"]["made"], "every reply of before is honoured"
     assert 0 < int(_cells(edited, "student")[0]) < 30
     assert "(as in this run so far)" in edited
