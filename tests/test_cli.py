@@ -59,8 +59,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-COMMANDS = ["run", "estimate", "distill", "finetune", "refine", "self-train", "evaluate", "check", "init", "status", "traces",
-            "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
+COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "estimate", "check", "init", "status",
+            "traces", "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
             "prompts lint", "prompts export"]  # fmt: skip
 
 
