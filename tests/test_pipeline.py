@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from meteor_agents import prompts
 from meteor_agents.agents import ModelJudge, Student, VerifierJudge, Voice
@@ -18,6 +20,7 @@ from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls import Budget, RecordedModel
 from meteor_agents.checkpoints import prune
+from meteor_agents.cli.tables import status_table
 from meteor_agents.engine import Drain
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
 from meteor_agents.events import Event, Observer, Observers, UpdateFinished
@@ -398,6 +401,34 @@ def test_the_budget_stops_the_run_and_a_raised_one_goes_on(tmp_path: Path) -> No
     status = Run(tmp_path / "run", learner, FolderTrainer())()
     assert status["calls"]["student"]["made"] == learner.calls
     assert status["stages"]["self-train"]["state"] == "done"
+
+
+def test_stopping_at_the_budget_again_and_again_loses_no_reply(tmp_path: Path) -> None:
+    learner, trainer = Learner(), FolderTrainer()
+    stops = 0
+    for budget in range(700, 100_000, 1300):
+        run = Run(tmp_path / "run", learner, trainer, budget={"tokens": budget})
+        try:
+            status = run()
+            break
+        except BudgetReached:
+            stops += 1
+            assert run.status()["calls"]["student"]["made"] == learner.calls, "what was in flight is kept"
+    assert stops > 5
+    assert status["stages"]["self-train"]["state"] == "done"
+    assert status["calls"]["student"]["made"] == learner.calls
+    assert len(trainer.jobs) == len(status["rounds"])
+
+
+def test_a_stage_that_holds_no_conversations_shows_dashes(run: Run) -> None:
+    status = run()
+    assert status["stages"]["finetune"]["accepted"] == 0, "the JSON keeps its numbers"
+    out = io.StringIO()
+    Console(file=out, width=160).print(status_table(status))
+    lines = [[cell.strip() for cell in line.split("│")] for line in out.getvalue().splitlines()]
+    rows = {cells[1]: cells[3:7] for cells in lines if len(cells) > 6}
+    assert rows["finetune"] == ["40", "-", "-", "-"]
+    assert rows["distill"] == ["40", "40", "0", "0"]
 
 
 def test_a_drained_run_goes_on_where_it_stopped(run: Run) -> None:
