@@ -113,6 +113,20 @@ def test_what_a_run_has_done_is_left_out_of_its_estimate(tmp_path: Path) -> None
     assert estimated(elsewhere, "distill").roles["student"].calls == 40
 
 
+def test_a_run_whose_attempts_were_all_right_is_not_expected_to_need_more(tmp_path: Path) -> None:
+    def right(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+        number = int(re.findall(r"plus (\d+)", messages[-1].content)[0])
+        return f"Answer: {number + 1}"
+
+    learner = Learner()
+    learner.model._reply = right
+    few = named(refine={"questions": 10})
+    Run(tmp_path / "run", learner, None, **few)(Pipeline.refine)
+    told = estimated(Run(tmp_path / "run", learner, None, **named(refine={"questions": 30})), "refine")
+    assert told.roles["student"].calls == 20
+    assert "0% of the attempts are judged incorrect (as in this run so far)" in told.assumptions
+
+
 def test_more_questions_than_are_rehearsed_are_scaled_up(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", Learner(), None, **named())
     found: list[Estimate] = []
