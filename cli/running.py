@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -13,9 +14,11 @@ import typer
 
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.cli.estimating import announce
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted
+from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
@@ -30,6 +33,10 @@ STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "self-train": Pipeline.self_train,
     "evaluate": Pipeline.measure,
 }
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a full or failing disk says, to whoever writes to it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,13 @@ def run_stage(stage: str, request: RunRequest) -> None:
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}; what was committed is still there: make room on that disk "
+                "and run the same command again"
+            ) from error
         finally:
             store.close()
     if stage in ("run", "evaluate"):
@@ -78,6 +92,7 @@ async def _run(
         async with AsyncExitStack() as closing:
             pipeline = await open_pipeline(settings, base, directory, store, observer, drain, wanted, closing)
             directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+            await announce(stage, request.limit, pipeline)
             await STAGES[stage](pipeline)
 
 
