@@ -69,6 +69,8 @@ def job_config(
     if dtype == "bfloat16" and accumulation * ranks > 1:
         filled.setdefault("data_types", {"grad_accum_dtype": "fp32"})
     zero = filled.get("zero_optimization", {})
+    if ranks == 1 and zero.get("stage") in (1, 2):  # nothing is exchanged between ranks: no buffers to do it in
+        zero |= {"contiguous_gradients": False, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
     if not accelerator:
         for key in ("offload_optimizer", "offload_param"):
             zero.pop(key, None)

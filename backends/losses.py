@@ -26,8 +26,8 @@ def sft_loss(logits: Tensor, labels: Tensor, total: float | None = None) -> Tens
 
 
 def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
-    """log p(label) at each position, in float32: [n, vocabulary], [n] -> [n]."""
-    return -cross_entropy(logits.float(), labels, reduction="none")
+    """log p(label) at each position, in float32: [n, vocabulary], [n] -> [n]; 0 where the label is IGNORED."""
+    return -cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 def pairwise_hinge(

@@ -183,14 +183,14 @@ class SupervisedLogits(nn.Module):
         plain.get_output_embeddings().register_forward_pre_hook(self._pick)
 
     def forward(self, ids: Tensor, attention_mask: Tensor, wanted: Tensor) -> Tensor:
-        """ids, mask and wanted (bool) [rows, length] -> logits [wanted positions in row order, vocabulary]."""
+        """ids, mask [rows, length], wanted [n] indices into rows x length -> logits [n, vocabulary]."""
         self._wanted = wanted
         logits: Tensor = self.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
         return logits[0]
 
     def _pick(self, head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden, *others = arguments
-        return (hidden[self._wanted].unsqueeze(0), *others)
+        return (hidden.flatten(0, 1)[self._wanted].unsqueeze(0), *others)
 
 
 SHORT = 256
@@ -335,9 +335,10 @@ def _micro_loss(
         return sft_loss(logits, tensors.labels, total=sum(row.supervised for row in batch)), none
     tensors = _collate([row.sequences[side] for side in (0, 1) for row in rows], place.device)
     log_probs = token_log_probs(engine(tensors.ids, tensors.attention_mask, tensors.wanted), tensors.labels)
-    lengths = tensors.wanted.sum(1)
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=place.device), lengths)
-    replies = torch.zeros(len(lengths), device=place.device).index_add(0, owner, log_probs)
+    owner = tensors.wanted // tensors.ids.shape[1]
+    supervised = (tensors.labels != IGNORED).float()
+    lengths = torch.zeros(len(tensors.ids), device=place.device).index_add(0, owner, supervised)
+    replies = torch.zeros(len(tensors.ids), device=place.device).index_add(0, owner, log_probs)
     (chosen, rejected), (chosen_lengths, rejected_lengths) = replies.chunk(2), lengths.chunk(2)
     hinge = pairwise_hinge(
         chosen, rejected, chosen_lengths, rejected_lengths, loss.margin, nll=loss.nll, total=len(batch)
@@ -346,25 +347,35 @@ def _micro_loss(
     return hinge, margin
 
 
+LENGTH_STEP, LOGITS_STEP = 16, 64
+"""Sizes are rounded up to these: each new size of a matrix costs a compilation, and scatters what stays in memory."""
+
+
 class Tensors(NamedTuple):
     ids: Tensor
     attention_mask: Tensor
     wanted: Tensor
-    """bool [rows, length]: positions that predict a supervised token."""
+    """[n] indices into rows x length: the positions that predict a supervised token, then some that predict nothing."""
     labels: Tensor
-    """[wanted positions]: the tokens to predict there."""
+    """[n] the tokens to predict there; IGNORED where nothing is."""
 
 
 def _collate(sequences: list[EncodedExample], device: torch.device) -> Tensors:
     """Padded on the right; no padding is attended to or predicted."""
-    length = max(len(sequence.ids) for sequence in sequences)
+    length = _round_up(max(len(sequence.ids) for sequence in sequences), LENGTH_STEP)
     ids = torch.tensor([sequence.ids + [0] * (length - len(sequence.ids)) for sequence in sequences])
     mask = torch.tensor([[1] * len(sequence.ids) + [0] * (length - len(sequence.ids)) for sequence in sequences])
     shifted = torch.tensor(
         [sequence.labels[1:] + [IGNORED] * (length + 1 - len(sequence.labels)) for sequence in sequences]
-    )
-    wanted = shifted != IGNORED
+    ).flatten()
+    supervised = (shifted != IGNORED).nonzero().flatten()
+    spare = (shifted == IGNORED).nonzero().flatten()[: _round_up(len(supervised), LOGITS_STEP) - len(supervised)]
+    wanted = torch.cat([supervised, spare])
     return Tensors(*(tensor.to(device) for tensor in (ids, mask, wanted, shifted[wanted])))
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 # The new checkpoint
@@ -372,6 +383,7 @@ def _collate(sequences: list[EncodedExample], device: torch.device) -> Tensors:
 
 def _masters(engine: Any, place: Place) -> dict[str, Tensor]:
     """Every trained parameter in float32, whole, by its name in the model; all ranks take part, rank 0 gets them."""
+    getattr(engine.optimizer, "optimizer", engine.optimizer).state.clear()  # no step follows: room for the copies
     masters = {}
     for name, parameter in engine.module.model.named_parameters():
         if parameter.requires_grad:
