@@ -290,7 +290,9 @@ _ALLOWANCES = (
     ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
     ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
 )
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.IGNORECASE)
+_DURATION = re.compile(
+    r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.IGNORECASE
+)
 _UNITS_S = (86_400, 3600, 60, 1, 0.001)
 _EPOCH_S = 1_000_000_000
 """A reset that is a number larger than this is a moment, not a number of seconds."""
@@ -300,7 +302,9 @@ def exhausted_s(headers: httpx.Headers) -> float:
     """Seconds until an allowance that is used up is renewed, by the rate-limit headers of a reply; 0 if none is."""
     if not any(b"ratelimit" in name.lower() for name, _ in headers.raw):
         return 0.0
-    waits = [_reset_s(headers.get(reset)) for left, reset in _ALLOWANCES if headers.get(left, "").strip() in ("0", "0.0")]
+    waits = [
+        _reset_s(headers.get(reset)) for left, reset in _ALLOWANCES if headers.get(left, "").strip() in ("0", "0.0")
+    ]
     return max(waits, default=0.0)
 
 

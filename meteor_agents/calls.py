@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .agents import Occasion
 from .errors import BudgetReached, ModelError
-from .events import CallFailed, CallFinished, Observer
+from .events import CallFailed, CallFinished, CallStarted, Observer
 from .models import ChatMessage, ChatModel, Completion, SamplingParams, Usage
 from .store import Store
 
@@ -112,12 +112,13 @@ class RecordedModel:
             self._observer.on_event(CallFinished(self._role, True, 0.0, 0, 0))
             return stored
         self._budget.check()
+        self._observer.on_event(CallStarted(self._role, occasion.question_id))
         started = time.monotonic()
         try:
             reply = await self._model.complete(messages, sampling)
         except ModelError as error:
             await self._store.count(self._role, "failed")
-            self._observer.on_event(CallFailed(self._role, str(error)))
+            self._observer.on_event(CallFailed(self._role, str(error), occasion.question_id))
             raise
         if self._weights is None:
             reply = _as_spoken_by(reply, self._identity)
@@ -136,7 +137,15 @@ class RecordedModel:
             seconds,
         )
         self._observer.on_event(
-            CallFinished(self._role, False, seconds, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0)
+            CallFinished(
+                self._role,
+                False,
+                seconds,
+                reply.usage.input_tokens or 0,
+                reply.usage.output_tokens or 0,
+                occasion.question_id,
+                usd,
+            )
         )
         return reply
 
