@@ -3,9 +3,9 @@
     python benchmarks/bench_engine.py            all workloads; `make bench-engine`
     python benchmarks/bench_engine.py w1 w2      some of them
 
-The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is that
-of the client's process, user and system, threads included; `all` from its first instruction to its last, `work` without
-starting Python and importing. Memory is the peak of resident memory.
+The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is
+that of the client's process, user and system, threads included; `all` from its first instruction to its last, `work`
+without starting Python and importing. Memory is the peak of resident memory.
 """
 
 from __future__ import annotations
@@ -106,10 +106,8 @@ def print_row(client: str, workload: Workload, cost: Cost, base: float | None) -
     work, whole = (seconds / workload.calls * 1000 for seconds in (cost.work_cpu_s, cost.cpu_s))
     ratio = f"{cost.work_cpu_s / base:.2f}" if base else "-"
     share = workload.ideal_s / cost.wall_s
-    print(
-        f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{work:>13.3f} ms{whole:>7.3f} ms{ratio:>11}{cost.peak_mb:>10.0f} MB",
-        flush=True,
-    )
+    cpu = f"{work:>13.3f} ms{whole:>7.3f} ms"
+    print(f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{cpu}{ratio:>11}{cost.peak_mb:>10.0f} MB", flush=True)
 
 
 METEOR = [sys.executable, "-m", "meteor_agents.cli"]

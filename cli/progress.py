@@ -90,7 +90,7 @@ def sentence(event: Event) -> str | None:
 
 
 class Troubles:
-    """Sentences about what may happen thousands of times: of each kind one every `TROUBLE_EVERY_S`, with how many there were."""
+    """Sentences about what may happen thousands of times: one of a kind every `TROUBLE_EVERY_S`, with their number."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -20,6 +20,8 @@ Conversation = Callable[[Question], Awaitable[Trace]]
 Sink = Callable[[Trace], Awaitable[None]]
 Late = Callable[[Question, ModelError], None]
 
+BEGUN_AT_ONCE = 16
+"""How many conversations begin in one turn of the event loop: hundreds in lockstep would hold it again and again."""
 TIMES_LATE = 2
 """How often a question whose model did not reply in time is put back in line before its trace is a failed one."""
 
@@ -175,8 +177,10 @@ async def converse(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(window.most):
+            for number in range(window.most):
                 group.create_task(worker())
+                if number % BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
     except ExceptionGroup as errors:
         raise first_error(errors) from errors
     if stopped:

@@ -25,9 +25,11 @@ from .traces import Outcome, Trace
 
 SCHEMA_VERSION = 1
 GATHER_S = 0.002
-"""How long a row waits for others to be committed with, while many come: what a kill can cost besides the calls in flight."""
+"""How long, while many come, a row waits to be committed with others: what a kill costs besides the calls in flight."""
 CROWD = 4
 """More rows than this at once are many."""
+WOKEN_AT_ONCE = 32
+"""How many of those who wait for a commit go on in one turn of the event loop."""
 
 # Rows of kilobytes are rowid tables: in a WITHOUT ROWID table they would fill the pages that every look-up passes.
 _SCHEMA = """
@@ -344,7 +346,10 @@ class _Write:
 
 
 def _settle(futures: list[asyncio.Future[None]], failed: StoreError | None) -> None:
-    for future in futures:
+    """Wake those who wait, a few at a time: hundreds of conversations going on at once would hold the loop."""
+    if len(futures) > WOKEN_AT_ONCE:
+        asyncio.get_running_loop().call_soon(_settle, futures[WOKEN_AT_ONCE:], failed)
+    for future in futures[:WOKEN_AT_ONCE]:
         if future.done():
             continue  # its caller was cancelled
         if failed is None:
