@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from meteor_agents.agents import Judge, ModelJudge, ModelTeacher, Student, Teach
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.registry import base_checkpoint, check_trainable, costs_money, open_model, open_trainer
-from meteor_agents.calls import Budget, Price, RecordedModel
+from meteor_agents.calls import Budget, Budgeted, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
@@ -21,11 +20,11 @@ from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, ReportsQueue
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
-from meteor_agents.questions import overlap, read_questions, split_questions
+from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import Server
 from meteor_agents.settings import ModelSettings, Settings, decoding
-from meteor_agents.store import Store
+from meteor_agents.store import Records, Store
 from meteor_agents.tally import Tally
 from meteor_agents.templates import Templates
 from meteor_agents.training import Checkpoint
@@ -38,14 +37,28 @@ def open_templates(folder: Path | None) -> Templates:
     return Templates(BUILTIN_PROMPTS, folder)
 
 
-def open_questions(settings: Settings, *, limit: int | None, observer: Observer) -> QuestionSets:
+SET_APART = "set apart"
+"""The store's name for the ids that a run set apart from its training questions."""
+
+
+def open_questions(
+    settings: Settings, *, limit: int | None, observer: Observer, records: Records | None = None
+) -> QuestionSets:
     """Read and split the questions; a held-out question that occurs in training is refused.
 
-    `limit` caps the training questions, which every stage takes its own from, and each held-out set.
+    `limit` caps the training questions, which every stage takes its own from, and each held-out set. What the run of
+    `records` has set apart stays so, also when questions were added since.
     """
     given = settings.questions
     questions = read_questions(given.path, given.fields)
-    split = split_questions(questions, holdout=given.holdout, gate=given.gate, seed=given.seed)
+    before = records.meta(SET_APART) if records else None
+    split = split_questions(
+        questions,
+        holdout=given.holdout,
+        gate=given.gate,
+        seed=given.seed,
+        before=SetApart.model_validate(before) if before else None,
+    )
     heldout: dict[str, list[Question]] = {"held out": split.holdout} if split.holdout else {}
     for name, path in given.heldout.items():
         if name in heldout:
@@ -65,6 +78,7 @@ def open_questions(settings: Settings, *, limit: int | None, observer: Observer)
         train=split.train,
         gate=split.gate[:limit],
         heldout={name: held[:cap] for name, held in heldout.items()},
+        set_apart=split.set_apart(holdout=given.holdout, gate=given.gate, seed=given.seed),
     )
 
 
@@ -114,17 +128,27 @@ class Servers:
 
 
 def open_role(
-    role: str, settings: ModelSettings, observer: Observer, store: Store | None = None, servers: Servers | None = None
+    role: str,
+    settings: ModelSettings,
+    observer: Observer,
+    store: Store | None = None,
+    budget: Budget | None = None,
+    servers: Servers | None = None,
 ) -> Retrying:
-    """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store."""
+    """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store.
+
+    The budget is looked at last, so that what waited for its turn meanwhile is not sent.
+    """
     model = open_model(role, settings)
+    server = (servers or Servers()).of(settings, model)
+    if budget is not None:
+        model = Budgeted(model, budget)
 
     def on_retry(reason: str, wait_s: float) -> None:
         if store is not None:
             store.count_soon(role, "retried")
         observer.on_event(CallRetried(role, reason, wait_s))
 
-    server = (servers or Servers()).of(settings, model)
     return Retrying(Throttled(model, settings.limits, server), settings.limits, on_retry=on_retry)
 
 
@@ -161,7 +185,7 @@ async def open_pipeline(
     settings = limited(settings, wanted.limit)
     check_budget(settings)
     templates = open_templates(settings.prompts.dir)
-    questions = open_questions(settings, limit=wanted.limit, observer=observer)
+    questions = open_questions(settings, limit=wanted.limit, observer=observer, records=store)
     if wanted.train:
         check_trainable(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
@@ -172,7 +196,7 @@ async def open_pipeline(
     lines: list[Throttled] = []
 
     def limited_model(role: str, role_settings: ModelSettings) -> ChatModel:
-        model = open_role(role, role_settings, observer, store, servers)
+        model = open_role(role, role_settings, observer, store, budget, servers)
         closing.push_async_callback(model.aclose)
         assert isinstance(model.inner, Throttled)
         lines.append(model.inner)
@@ -193,8 +217,9 @@ async def open_pipeline(
             store=store,
             budget=budget,
             observer=observer,
-            price=Price(role_settings.price.input, role_settings.price.output) if role_settings.price else None,
+            price=price_of(role_settings),
             weights=_weights_of(server) if changes and server is not None else None,
+            options=role_settings.deciding_options,
         )
         return Voice(recorded, templates, settings.domain, role_settings.sampling)
 
@@ -214,6 +239,8 @@ async def open_pipeline(
 
     assert isinstance(student_voice.speaker, RecordedModel)
     await store.set_meta("templates", templates.hashes())
+    if questions.set_apart is not None:
+        await store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
     return Pipeline(
         settings=settings,
         questions=questions,
@@ -234,15 +261,20 @@ def _weights_of(server: LoadsWeights) -> Callable[[], str]:
     return lambda: server.weights
 
 
-def stored_lineage(store: Store, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:
+def price_of(settings: ModelSettings) -> Price | None:
+    """None where calls may be billed and no one said how."""
+    if settings.price is not None:
+        return Price(settings.price.input, settings.price.output)
+    return None if costs_money(settings) else Price(0, 0)
+
+
+def stored_lineage(records: Records, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:
     """The checkpoints that earlier commands of this run arrived at, as far as their folders are there."""
-    rows = store.read("SELECT value FROM meta WHERE key = 'lineage'")
-    known = json.loads(rows[0][0]) if rows else {}
+    known = records.lineage()
     lineage = {BASE: base}
-    if known.get(BASE, {}).get("version") != base.version:
+    if known.get(BASE) != base.version:
         return lineage
-    for label, content in known.items():
-        version = content["version"]
+    for label, version in known.items():
         folder = checkpoints / version
         if label != BASE and version == base.version:
             lineage[label] = base

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -13,9 +15,11 @@ import typer
 
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.cli.estimating import announce
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted, first_error
+from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
@@ -32,6 +36,10 @@ STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "self-train": Pipeline.self_train,
     "evaluate": Pipeline.measure,
 }
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a full or failing disk says, to whoever writes to it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,13 @@ def run_stage(stage: str, request: RunRequest) -> None:
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}; what was committed is still there: make room on that disk "
+                "and run the same command again"
+            ) from error
         finally:
             store.close()
     if stage in ("run", "evaluate"):
@@ -84,10 +99,19 @@ async def _run(
                     settings, base, directory, store, observer, drain, wanted, closing, tally
                 )
                 directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+                await announce(stage, request.limit, pipeline)
                 servers = {id(line.server): line.server for line in tally.limited.values()}
+                _collect_rarely()
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
                     await STAGES[stage](pipeline)
         observer.on_event(tally.progress())
+
+
+def _collect_rarely() -> None:
+    """What is here now stays: the garbage collector need not look at it with every few hundred calls."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @asynccontextmanager
