@@ -15,7 +15,6 @@ from typing import Any
 
 from .errors import StoreError
 
-
 GATHER_S = 0.002
 """How long, while many come, a row waits to be committed with others: what a kill costs besides the calls in flight."""
 CROWD = 4

@@ -1,4 +1,4 @@
-"""A chat-completions server for tests that misbehaves on request: a question's text says `[student: FAULT]` or `[judge: FAULT]`.
+"""A chat-completions server that misbehaves on request: a question's text says `[student: FAULT]` or `[judge: FAULT]`.
 
 The fault is met at the first calls of that role for that question (`TIMES`), or at all of them (`[judge: FAULT always]`).
 """
@@ -83,7 +83,9 @@ class FaultyServer:
             case "length":
                 await _send(writer, _completion("so it is", finish_reason="length"))
             case "overflow":
-                await _send(writer, b'{"error": {"message": "context of 8192 tokens exceeded"}}', status="400 Bad Request")
+                await _send(
+                    writer, b'{"error": {"message": "context of 8192 tokens exceeded"}}', status="400 Bad Request"
+                )
             case "no-verdict":
                 await _send(writer, _completion("I think that it is fine."))
             case "not-correct":

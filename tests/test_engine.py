@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from meteor_agents.engine import Drain, Interrupted, Window, converse
 from meteor_agents.backends.scripted import ScriptedModel
+from meteor_agents.engine import Drain, Interrupted, Window, converse
 from meteor_agents.errors import (
     BudgetReached,
     CredentialsError,

@@ -151,7 +151,9 @@ def test_roles_on_one_server_share_its_concurrency() -> None:
 def test_an_overload_lowers_the_concurrency_and_success_raises_it_again() -> None:
     async def run() -> tuple[int, int, int]:
         server, model = Server("http://s", 32), Busy(5)
-        role = Retrying(Throttled(model, Limits(concurrency=32, retries=50), server), Limits(retries=50), first_wait_s=0)
+        role = Retrying(
+            Throttled(model, Limits(concurrency=32, retries=50), server), Limits(retries=50), first_wait_s=0
+        )
         await asyncio.gather(*(ask(role) for _ in range(100)))
         lowered = server.allowed
         model.capacity = 1000
@@ -213,7 +215,9 @@ def test_a_server_that_fails_every_call_is_given_up_and_everyone_who_waits_is_to
     async def run() -> list[BaseException | Completion]:
         server = Server("http://s:1/v1", 4, rule=BreakerRule(least=10, for_s=0))
         role = Retrying(
-            Throttled(Busy(0, TransientModelError("500 broken")), Limits(retries=9), server), Limits(retries=9), first_wait_s=0.01
+            Throttled(Busy(0, TransientModelError("500 broken")), Limits(retries=9), server),
+            Limits(retries=9),
+            first_wait_s=0.01,
         )
         return await asyncio.gather(*(ask(role) for _ in range(30)), return_exceptions=True)
 
