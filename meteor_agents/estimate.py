@@ -117,7 +117,6 @@ class _Estimating:
     given: Given
     questions: int
     student: Checkpoint | None = None
-    known: dict[str, Checkpoint] = field(default_factory=dict)
     rehearsal: Rehearsal = field(init=False)
     recipes: Recipes = field(init=False)
     roles: dict[str, _Role] = field(init=False)
@@ -128,7 +127,8 @@ class _Estimating:
         given = self.given
         self.student = given.base
         self.recipes = Recipes(given.settings, given.templates.hashes())
-        self.rehearsal = Rehearsal(given.records, _wrong_share(given.records) or WRONG_SHARE)
+        seen = _wrong_share(given.records)
+        self.rehearsal = Rehearsal(given.records, WRONG_SHARE if seen is None else seen)
         names = ["student"]
         names += ["teacher"] if given.teacher is None else []
         names += ["judge"] if given.judge is None else []

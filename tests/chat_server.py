@@ -1,6 +1,6 @@
 """A chat-completions server in a process of its own, for tests: replies are decided by the request, requests are counted.
 
-python -m tests.chat_server --delay 0.01     prints its port. GET /log lists what was asked, in order, as hashes.
+python -m tests.chat_server --delay 0.01     prints its port. GET /log lists in order what was asked, /count counts it.
 
 The model's name is the role. A student's reply names `right` or `wrong` by a hash of its prompt, and is some words long; a
 reply longer than max_tokens is cut. The judge finds what says `right` correct.
@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +33,10 @@ class ChatServer:
             found: list[str] = json.load(reply)
         return found
 
-    def asked(self, role: str) -> Counter[str]:
-        return Counter(line for line in self.log() if line.startswith(role))
+    def count(self) -> int:
+        """How many requests there were."""
+        with urllib.request.urlopen(f"{self.url}/count", timeout=30) as reply:
+            return int(json.load(reply))
 
 
 @contextmanager
@@ -81,7 +82,7 @@ async def _serve(delay_s: float) -> None:
                 )  # fmt: skip
                 content = await reader.readexactly(length)
                 if head.startswith(b"GET"):
-                    payload: Any = log
+                    payload: Any = len(log) if b"/count " in head else log
                 else:
                     body = json.loads(content)
                     log.append(request_hash(body))

@@ -47,10 +47,10 @@ def stored_requests(project: Project) -> set[str]:
 
 def kill_after(project: Project, server: ChatServer, requests: int) -> None:
     """Kill -9 once the server was asked so many more times, or let the run end before."""
-    before = len(server.log())
+    before = server.count()
     process = project.start()
-    while process.poll() is None and len(server.log()) - before < requests:
-        time.sleep(0.002)
+    while process.poll() is None and server.count() - before < requests:
+        time.sleep(0.005)
     process.kill()
     process.communicate()
 
@@ -66,7 +66,7 @@ def test_a_run_that_is_killed_at_many_random_moments_ends_like_an_uninterrupted_
     killed = Project(tmp_path / "killed", server, questions=60)
     chance = random.Random(7)
     kills, asked_before, answered = 0, len(server.log()), set[str]()
-    for _ in range(12):
+    for _ in range(8):
         kill_after(killed, server, chance.randint(1, 30))
         kills += 1
         repeated = answered & set(server.log()[asked_before:])
@@ -89,7 +89,7 @@ def test_a_run_that_is_killed_at_many_random_moments_ends_like_an_uninterrupted_
 def test_the_lock_of_a_killed_process_needs_no_one(tmp_path: Path, server: ChatServer) -> None:
     project = Project(tmp_path, server, questions=60)
     first = project.start()
-    while first.poll() is None and not server.log():
+    while first.poll() is None and not server.count():
         time.sleep(0.01)
     refused = project.refine(code=1)
     assert f"in use by another meteor (process {first.pid})" in refused
