@@ -2,6 +2,7 @@
 
     python benchmarks/bench_engine.py            all workloads; `make bench-engine`
     python benchmarks/bench_engine.py w1 w2      some of them
+    python benchmarks/bench_engine.py transports clients only; those whose packages are installed
 
 The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is
 that of the client's process, user and system, threads included; `all` from its first instruction to its last, `work`
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +37,8 @@ class Workload:
     delay_s: float
     clients: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    """For the fake server."""
+    """For the clients."""
+    engine: bool = True
 
     @property
     def calls(self) -> int:
@@ -50,7 +53,19 @@ W1 = Workload("W1", 3000, 512, 0.2, ("aiohttp", "httpx"))
 W2 = Workload("W2", 3000, 1024, 2.0, ("aiohttp",))
 W3_SMALL = Workload("W3 (10,000)", 10_000, 512, 0.02)
 W3 = Workload("W3 (100,000)", 100_000, 512, 0.02)
-WORKLOADS = {"w1": [W1], "w2": [W2], "w3": [W3_SMALL, W3], "w3-small": [W3_SMALL]}
+TRANSPORTS = Workload(
+    "transports", 3000, 512, 0.2, ("aiohttp", "httpx-client", "httpx-aiohttp", "pyreqwest"), engine=False
+)
+UVLOOP = Workload(
+    "transports on uvloop", 3000, 512, 0.2, ("aiohttp", "httpx-aiohttp", "pyreqwest"), ("--uvloop",), engine=False
+)
+WORKLOADS = {
+    "w1": [W1],
+    "w2": [W2],
+    "w3": [W3_SMALL, W3],
+    "w3-small": [W3_SMALL],
+    "transports": [TRANSPORTS, UVLOOP],
+}
 
 
 @dataclass(frozen=True)
@@ -84,10 +99,15 @@ def run_workload(workload: Workload, scratch: Path) -> None:
     )
     base: float | None = None
     for client in workload.clients:
+        if missing := [n for n in NEEDS.get(client, ()) + NEEDS.get("".join(workload.options), ()) if not find_spec(n)]:
+            print(f"  {client:18}  not measured: {missing[0]} is not installed")
+            continue
         with fake_server(workload) as base_url:
             cost = bare(client, base_url, workload)
         base = base or cost.work_cpu_s
         print_row(client, workload, cost, base)
+    if not workload.engine:
+        return
     run = scratch / workload.name.split()[0] / str(workload.questions)
     with fake_server(workload) as base_url:
         cost = engine(base_url, workload, run)
@@ -110,12 +130,13 @@ def print_row(client: str, workload: Workload, cost: Cost, base: float | None) -
     print(f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{cpu}{ratio:>11}{cost.peak_mb:>10.0f} MB", flush=True)
 
 
+NEEDS = {"pyreqwest": ("pyreqwest",), "--uvloop": ("uvloop",)}
 METEOR = [sys.executable, "-m", "meteor_agents.cli"]
 
 
 @contextmanager
 def fake_server(workload: Workload) -> Iterator[str]:
-    command = [sys.executable, str(HERE / "fake_server.py"), "--delay-s", str(workload.delay_s), *workload.options]
+    command = [sys.executable, str(HERE / "fake_server.py"), "--delay-s", str(workload.delay_s)]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -127,7 +148,9 @@ def fake_server(workload: Workload) -> Iterator[str]:
 
 def bare(client: str, base_url: str, workload: Workload) -> Cost:
     numbers = ["--questions", str(workload.questions), "--in-flight", str(workload.in_flight)]
-    out, cpu_s, peak_mb = measured([sys.executable, str(HERE / "bare_client.py"), client, base_url, *numbers])
+    out, cpu_s, peak_mb = measured(
+        [sys.executable, str(HERE / "bare_client.py"), client, base_url, *numbers, *workload.options]
+    )
     said = json.loads(out)
     return Cost(said["wall_s"], cpu_s, said["work_cpu_s"], peak_mb)
 
@@ -182,7 +205,7 @@ def measured(command: list[str]) -> tuple[str, float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3 w3-small", help="which; default: all")
+    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3 w3-small transports", help="which; default: all")
     given = parser.parse_args()
     if unknown := set(given.workloads) - set(WORKLOADS):
         parser.error(f"unknown workload {sorted(unknown)[0]!r}; known: {', '.join(WORKLOADS)}")
