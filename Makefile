@@ -10,11 +10,11 @@ ARGS =
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint bench-engine clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(VENV)/.run-stamp ## The whole method on a real 135M model, here; options in ARGS="..."
 	@echo "==> the student: SmolLM2-135M-Instruct"
@@ -31,6 +31,9 @@ lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP clients; some of it with W="w1 w2 w3"
+	$(BIN)/python benchmarks/bench_engine.py $(W)
 
 clean: ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

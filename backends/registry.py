@@ -219,7 +219,8 @@ def _server(role: str, settings: ModelSettings, options: ServerOptions, base_url
         model=settings.model,
         api_key_env=options.api_key_env,
         headers={**options.headers, **secret},
-        timeout_s=settings.limits.timeout_s,
+        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
+        connect_timeout_s=settings.limits.connect_timeout_s,
     )
 
 

@@ -18,12 +18,14 @@ from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
-from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights
+from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, ReportsQueue
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
+from meteor_agents.servers import Server
 from meteor_agents.settings import ModelSettings, Settings, decoding
 from meteor_agents.store import Records, Store
+from meteor_agents.tally import Tally
 from meteor_agents.templates import Templates
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import Verifier, open_verifier
@@ -106,18 +108,39 @@ def check_budget(settings: Settings) -> None:
             )
 
 
+class Servers:
+    """The servers of a run, by address: roles with the same one share its concurrency, its pauses and its breaker."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Server] = {}
+
+    def of(self, settings: ModelSettings, model: ChatModel) -> Server | None:
+        """None for a model without an address."""
+        address = settings.options.get("base_url")
+        if not isinstance(address, str):
+            return None
+        address = address.rstrip("/")
+        server = self.known.setdefault(address, Server(address, settings.limits.concurrency))
+        server.raise_ceiling(settings.limits.concurrency)
+        if isinstance(model, ReportsQueue):
+            server.report_queue(model)
+        return server
+
+
 def open_role(
     role: str,
     settings: ModelSettings,
     observer: Observer,
     store: Store | None = None,
     budget: Budget | None = None,
-) -> ChatModel:
+    servers: Servers | None = None,
+) -> Retrying:
     """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store.
 
     The budget is looked at last, so that what waited for its turn meanwhile is not sent.
     """
     model = open_model(role, settings)
+    server = (servers or Servers()).of(settings, model)
     if budget is not None:
         model = Budgeted(model, budget)
 
@@ -126,7 +149,7 @@ def open_role(
             store.count_soon(role, "retried")
         observer.on_event(CallRetried(role, reason, wait_s))
 
-    return Retrying(Throttled(model, settings.limits), settings.limits, on_retry=on_retry)
+    return Retrying(Throttled(model, settings.limits, server), settings.limits, on_retry=on_retry)
 
 
 def open_judge_verifier(settings: Settings, base: Path) -> Verifier:
@@ -153,8 +176,12 @@ async def open_pipeline(
     drain: Drain,
     wanted: Wanted,
     closing: AsyncExitStack,
+    tally: Tally,
 ) -> Pipeline:
-    """Open everything that the run needs, so that what is missing is said before any paid call."""
+    """Open everything that the run needs, so that what is missing is said before any paid call.
+
+    `tally` gets to know the limited models, for what only they can tell.
+    """
     settings = limited(settings, wanted.limit)
     check_budget(settings)
     templates = open_templates(settings.prompts.dir)
@@ -165,8 +192,18 @@ async def open_pipeline(
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
     untrained = base_checkpoint(settings.student)
 
-    student_model = open_role("student", settings.student, observer, store, budget)
-    closing.push_async_callback(student_model.aclose)
+    servers = Servers()
+    lines: list[Throttled] = []
+
+    def limited_model(role: str, role_settings: ModelSettings) -> ChatModel:
+        model = open_role(role, role_settings, observer, store, budget, servers)
+        closing.push_async_callback(model.aclose)
+        assert isinstance(model.inner, Throttled)
+        lines.append(model.inner)
+        tally.limited[role] = model.inner
+        return model
+
+    student_model = limited_model("student", settings.student)
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
@@ -191,18 +228,14 @@ async def open_pipeline(
     if settings.teacher.backend == REFERENCE:
         teacher = ReferenceTeacher()
     else:
-        teacher_model = open_role("teacher", settings.teacher, observer, store, budget)
-        closing.push_async_callback(teacher_model.aclose)
-        teacher = ModelTeacher(voice("teacher", settings.teacher, teacher_model))
+        teacher = ModelTeacher(voice("teacher", settings.teacher, limited_model("teacher", settings.teacher)))
     judge: Judge
     if settings.judge.verifier:
         verifier = open_judge_verifier(settings, base)
         closing.callback(verifier.close)
         judge = VerifierJudge(verifier)
     else:
-        judge_model = open_role("judge", settings.judge, observer, store, budget)
-        closing.push_async_callback(judge_model.aclose)
-        judge = ModelJudge(voice("judge", settings.judge, judge_model))
+        judge = ModelJudge(voice("judge", settings.judge, limited_model("judge", settings.judge)))
 
     assert isinstance(student_voice.speaker, RecordedModel)
     await store.set_meta("templates", templates.hashes())
@@ -220,6 +253,7 @@ async def open_pipeline(
         drain=drain,
         base=untrained,
         lineage=stored_lineage(store, untrained, directory.checkpoints),
+        lines=lines,
     )
 
 

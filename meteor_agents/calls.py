@@ -13,7 +13,7 @@ from typing import Any
 from .agents import Occasion
 from .call_keys import call_key
 from .errors import BudgetReached, ModelError
-from .events import CallFailed, CallFinished, Observer
+from .events import CallFailed, CallFinished, CallStarted, Observer
 from .models import ChatMessage, ChatModel, Completion, SamplingParams, Usage
 from .store import Store
 
@@ -157,12 +157,13 @@ class RecordedModel:
         self, key: str, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
         self._budget.check()
+        self._observer.on_event(CallStarted(self._role, occasion.question_id))
         started = time.monotonic()
         try:
             reply = await self._model.complete(messages, sampling)
         except ModelError as error:
             self._store.count_soon(self._role, "failed")
-            self._observer.on_event(CallFailed(self._role, str(error)))
+            self._observer.on_event(CallFailed(self._role, str(error), occasion.question_id))
             raise
         if self._weights is None:
             reply = _as_spoken_by(reply, self._identity)
@@ -182,7 +183,15 @@ class RecordedModel:
             max_tokens=sampling.max_tokens,
         )
         self._observer.on_event(
-            CallFinished(self._role, False, seconds, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0)
+            CallFinished(
+                self._role,
+                False,
+                seconds,
+                reply.usage.input_tokens or 0,
+                reply.usage.output_tokens or 0,
+                occasion.question_id,
+                usd,
+            )
         )
         return reply
 

@@ -10,6 +10,7 @@
     │   ├── TransientModelError   worth another try (time-out, 429, 5xx)
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
+    ├── ServerDown            a server fails nearly every call: nothing more is asked, everything is kept
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
     ├── StoreError            the run directory cannot be used as it is
@@ -53,11 +54,18 @@ class ModelError(MeteorError):
 
 
 class TransientModelError(ModelError):
-    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did."""
+    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    `overload`: the server said that it is asked too much (429, 503, 529). `late`: it said nothing in time.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, overload: bool = False, late: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.overload = overload
+        self.late = late
 
 
 class RefusedCallError(ModelError):
@@ -66,6 +74,10 @@ class RefusedCallError(ModelError):
 
 class CredentialsError(ModelError):
     """The server does not accept the key: no call will succeed."""
+
+
+class ServerDown(MeteorError):
+    """A server fails nearly every call. The message says which, why, and what it said last."""
 
 
 class TrainingError(MeteorError):

@@ -62,6 +62,8 @@ class Completion:
     model: str
     weights: str
     """The version of the weights that spoke; the model's name where a server does not version them."""
+    pause_s: float = 0.0
+    """How long the server, by its headers, wants no further call: its allowance is used up. Not stored."""
 
 
 class ChatModel(Protocol):
@@ -101,3 +103,12 @@ class DecodesBeams(Protocol):
 
     @property
     def max_beams(self) -> int: ...
+
+
+@runtime_checkable
+class ReportsQueue(Protocol):
+    """A model whose server says how many requests wait there."""
+
+    async def queue_depth(self) -> int | None:
+        """Requests that the server has taken and not begun; None when it does not say now."""
+        ...

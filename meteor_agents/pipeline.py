@@ -19,7 +19,7 @@ from .agents import Judge, ModelJudge, Student, Teacher
 from .calls import RecordedModel
 from .checkpoints import needed, prune
 from .conversations import DISTILL, REFINE, SELF_TRAIN
-from .engine import Drain, converse
+from .engine import Drain, Line, Window, converse
 from .errors import BudgetReached, CredentialsError, MeteorError, ModelError, NothingToTrainError, UsageError
 from .evaluation import (
     RESULT,
@@ -37,6 +37,7 @@ from .events import (
     Note,
     Observer,
     QuestionFinished,
+    QuestionLate,
     StageFinished,
     StageStarted,
     UpdateFinished,
@@ -96,6 +97,8 @@ class Pipeline:
     drain: Drain
     base: Checkpoint
     lineage: dict[str, Checkpoint] = field(default_factory=dict)
+    lines: Sequence[Line] = ()
+    """The limited models of the roles: what the window of conversations follows."""
     # the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -287,7 +290,7 @@ class Pipeline:
         self.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
         if owed:
             await self.serve(checkpoint)
-            await _each(owed, examined, concurrency=self.concurrency, drain=self.drain, stage=stage)
+            await _each(owed, examined, window=self.window(), drain=self.drain, stage=stage)
         done = [results[q.id] for q in questions if q.id in results]
         headline = summarise(done, asked=len(questions)).headline()
         self.observer.on_event(StageFinished(stage, time.monotonic() - started, headline))
@@ -317,7 +320,7 @@ class Pipeline:
             without, with_ = (RESULT.validate_json(side[question.id]).attempt for side in (before, after))
             found.append(await compare(question, judge, without, with_))
 
-        await _each(questions, compared, concurrency=self.concurrency, drain=self.drain, stage="compare")
+        await _each(questions, compared, window=self.window(), drain=self.drain, stage="compare")
         return found
 
     # updates ---------------------------------------------------------------------------------------------------------
@@ -411,7 +414,7 @@ class Pipeline:
                 attempt = await self.cast.student.attempt(question, stage=GATE, sampling=sampling)
                 results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
-        await _each(self.questions.gate, asked, concurrency=self.concurrency, drain=Drain(), stage=GATE)
+        await _each(self.questions.gate, asked, window=self.window(), drain=Drain(), stage=GATE)
         return results
 
     async def serve(self, checkpoint: Checkpoint) -> None:
@@ -453,7 +456,13 @@ class Pipeline:
             if begin is not None:
                 await begin()
             await converse(
-                owed, conversation, store_then_sink, stage=stage, concurrency=self.concurrency, drain=self.drain
+                owed,
+                conversation,
+                store_then_sink,
+                stage=stage,
+                window=self.window(),
+                drain=self.drain,
+                late=lambda question, error: self.observer.on_event(QuestionLate(stage, question.id, str(error))),
             )
             if finish is not None:
                 await finish()
@@ -511,9 +520,9 @@ class Pipeline:
         end = None if stage.questions is None else stage.skip + stage.questions
         return self.questions.train[stage.skip : end]
 
-    @property
-    def concurrency(self) -> int:
-        return self.settings.student.limits.concurrency
+    def window(self) -> Window:
+        """A window of conversations for one pass over questions."""
+        return Window(self.settings.student.limits.concurrency, self.lines)
 
     @property
     def recipes(self) -> Recipes:
@@ -668,25 +677,21 @@ async def _each(
     questions: Sequence[Question],
     work: Callable[[Question], Awaitable[None]],
     *,
-    concurrency: int,
+    window: Window,
     drain: Drain,
     stage: str,
 ) -> None:
-    """`work` on every question through the engine; unlike a conversation, a model's failure ends it."""
-    failures: list[ModelError] = []
+    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
+    failures: list[str] = []
 
     async def conversation(question: Question) -> Trace:
-        try:
-            await work(question)
-        except CredentialsError:
-            raise
-        except ModelError as error:
-            failures.append(error)
+        await work(question)
         return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
 
-    async def nothing(trace: Trace) -> None:
-        return None
+    async def count(trace: Trace) -> None:
+        if trace.error is not None:
+            failures.append(trace.error)
 
-    await converse(questions, conversation, nothing, stage=stage, concurrency=concurrency, drain=drain)
+    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
     if len(failures) == len(questions) and failures:
-        raise failures[0]
+        raise ModelError(failures[0])

@@ -130,6 +130,66 @@ def test_retry_after_as_a_date_is_kept() -> None:
     assert caught.value.retry_after_s == pytest.approx(30, abs=3)
 
 
+def test_retry_after_as_a_date_counts_from_the_servers_own_clock() -> None:
+    there = datetime.now(UTC) + timedelta(hours=7)
+    headers = {
+        "Date": format_datetime(there, usegmt=True),
+        "Retry-After": format_datetime(there + timedelta(seconds=5)),
+    }
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(429, headers=headers))
+    assert caught.value.retry_after_s == 5
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [("1.5", 1.5), ("20s", 20), ("6m0s", 360), ("120ms", 0.12), ("1h2m3s", 3723), ("soon", 0), ("", 0)],
+)
+def test_an_allowance_that_is_used_up_asks_for_a_pause_until_its_reset(reset: str, seconds: float) -> None:
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": reset}
+    assert ask(answering(json=reply(), headers=headers)).pause_s == seconds
+
+
+def test_resets_as_moments_are_understood_and_what_is_left_asks_for_none() -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=30)
+    spelled = {"rfc": moment.isoformat().replace("+00:00", "Z"), "unix": str(moment.timestamp())}
+    for reset in spelled.values():
+        headers = {"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": reset}
+        assert ask(answering(json=reply(), headers=headers)).pause_s == pytest.approx(30, abs=3)
+        headers["anthropic-ratelimit-tokens-remaining"] = "12"
+        assert ask(answering(json=reply(), headers=headers)).pause_s == 0
+
+
+def test_429_without_retry_after_waits_for_the_reset_of_what_is_used_up() -> None:
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7s"}
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(429, headers=headers))
+    assert (caught.value.retry_after_s, caught.value.overload) == (7, True)
+
+
+def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(proxy: str) -> Completion:
+        monkeypatch.setenv("http_proxy", proxy.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "excepted.example")
+        model = OpenAICompatibleModel("m", "http://model.example/v1", connect_timeout_s=5)
+        try:
+            return await model.complete(MESSAGES, SamplingParams())
+        finally:
+            await model.aclose()
+
+    assert served(json.dumps(reply()).encode(), test).text == "Hi."
+    monkeypatch.setenv("no_proxy", "model.example")
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    asyncio.run(OpenAICompatibleModel("m", "http://model.example/v1").aclose())
+
+
+def test_a_proxy_that_cannot_be_used_is_a_setting_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1080")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(SettingsError, match="set HTTPS_PROXY to one"):
+        OpenAICompatibleModel("m", URL)
+
+
 def test_senseless_retry_after_is_ignored() -> None:
     with pytest.raises(TransientModelError) as caught:
         ask(answering(503, headers={"Retry-After": "soon"}))
