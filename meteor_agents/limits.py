@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from .errors import TransientModelError
-from .models import ChatMessage, ChatModel, Completion, SamplingParams
+from .models import BoundsItsCalls, ChatMessage, ChatModel, Completion, SamplingParams
 
 CHARACTERS_PER_TOKEN = 4
 """For guessing a prompt's tokens before the server counts them."""
@@ -83,8 +83,8 @@ class Throttled:
     def __init__(self, inner: ChatModel, limits: Limits, *, minute_s: float = 60) -> None:
         self.inner = inner
         core = innermost(inner)
-        here = isinstance(core, RunsHere) and core.in_process
-        self._timeout_s = None if here else limits.timeout_s
+        untimed = isinstance(core, BoundsItsCalls) or (isinstance(core, RunsHere) and core.in_process)
+        self._timeout_s = None if untimed else limits.timeout_s
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._requests = RequestWindow(limits.requests_per_minute, minute_s) if limits.requests_per_minute else None
         self._tokens = TokenWindow(limits.tokens_per_minute, minute_s) if limits.tokens_per_minute else None
