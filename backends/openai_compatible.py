@@ -19,6 +19,7 @@ from meteor_agents.errors import (
     RefusedCallError,
     SettingsError,
     TransientModelError,
+    UnreachableError,
 )
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
 
@@ -92,7 +93,8 @@ class OpenAICompatibleModel:
         late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
         what = f"no reply in time from {self._url.host}" if late else f"no connection to {self._url.host}"
         words = self._secrets.hidden_in(str(error) or type(error).__name__)
-        return TransientModelError(f"{self._name}: {what}: {words[:QUOTED]}")
+        kind = TransientModelError if late else UnreachableError
+        return kind(f"{self._name}: {what}: {words[:QUOTED]}")
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         status = response.status_code

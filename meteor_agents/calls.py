@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .agents import Occasion
 from .errors import BudgetReached, ModelError
@@ -151,4 +151,4 @@ def call_key(role: str, identity: str, request: object, tries: int, again: int =
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:
     """A model whose weights this run does not change is stored under one name, whatever its server calls itself."""
-    return Completion(reply.text, reply.finish_reason, reply.usage, reply.model, weights)
+    return replace(reply, weights=weights)

@@ -8,13 +8,16 @@
     │   └── MissingExtraError an optional dependency is not installed
     ├── ModelError            a model did not give a reply to one call
     │   ├── TransientModelError   worth another try (time-out, 429, 5xx)
+    │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
+    ├── ServerError           a server that we launched does not come up: the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     ├── StoreError            the run directory cannot be used as it is
     └── BudgetReached         the run stopped at its budget, everything saved: exit code 3
 
-A failed question is data on its trace; a failed store, trainer, key or setting ends the run.
+A failed question is data on its trace; a failed store, trainer, key or setting ends the run, and so does a server of
+ours that will not run.
 """
 
 from __future__ import annotations
@@ -59,12 +62,20 @@ class TransientModelError(ModelError):
         self.retry_after_s = retry_after_s
 
 
+class UnreachableError(TransientModelError):
+    """There is no connection to the server, or it broke off: the server may be gone."""
+
+
 class RefusedCallError(ModelError):
     """The server will never answer this request as it is."""
 
 
 class CredentialsError(ModelError):
     """The server does not accept the key: no call will succeed."""
+
+
+class ServerError(MeteorError):
+    """A server that we launched does not come up, or does not stay up. The message holds the last lines of its log."""
 
 
 class TrainingError(MeteorError):
