@@ -10,7 +10,9 @@ import difflib
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -29,6 +31,16 @@ HIDDEN = "***"
 """What a run directory's config.yaml holds in the place of a header's value."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a backend may use of the run that it is opened for."""
+
+    logs: Path | None = None
+    """The folder for what a launched server writes; None: one for temporary files."""
+    note: Callable[[str], None] = lambda sentence: None
+    """Hears what the people who watch the run should know."""
+
+
 class Options(BaseModel):
     """The settings of one backend beyond those that every model has."""
 
@@ -42,8 +54,9 @@ class TransformersOptions(Options):
     """Sequences decoded together, beams counted."""
 
 
-class ServerOptions(Options):
-    base_url: str
+class EndpointOptions(Options):
+    """What every server that is asked over HTTP can be given."""
+
     api_key_env: str | None = None
     """The environment variable that holds the key."""
     headers: dict[str, str] = {}
@@ -65,6 +78,10 @@ class ServerOptions(Options):
         return headers
 
 
+class ServerOptions(EndpointOptions):
+    base_url: str
+
+
 _CREDENTIAL = re.compile(
     r"authoriz|token|secret|password|cookie|credential|apikey|(?<![a-z])(auth|key)(?![a-z])", re.IGNORECASE
 )
@@ -78,14 +95,15 @@ class ScriptedOptions(Options):
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
+Opener = Callable[[str, ModelSettings, Surroundings], ChatModel]
 
 
-def open_model(role: str, settings: ModelSettings) -> ChatModel:
+def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | None = None) -> ChatModel:
     """The chat model of a role. Raises `SettingsError`, `MissingExtraError`."""
     if settings.backend == REFERENCE:
         raise SettingsError(f"{role}.backend: {REFERENCE} is a teacher only; the {role} needs a model")
     opener = _BUILTIN.get(settings.backend) or _from_entry_point(settings.backend, role)
-    return opener(role, settings)
+    return opener(role, settings, surroundings or Surroundings())
 
 
 def open_trainer(settings: Settings) -> Trainer:
@@ -106,7 +124,7 @@ def check_trainable(settings: ModelSettings) -> None:
     if not trains_here(settings):
         raise SettingsError(
             f"student.backend: a student of the backend {settings.backend} cannot be trained here; use "
-            "`backend: transformers`, or --no-train for conversations only"
+            "`backend: transformers` or `sglang` with a model folder, or --no-train for conversations only"
         )
     folder = _model_folder("student", settings)
     if not folder.is_dir():
@@ -119,12 +137,16 @@ def check_trainable(settings: ModelSettings) -> None:
 
 
 def trains_here(settings: ModelSettings) -> bool:
-    """Whether this backend's weights are on this machine, where they can be trained."""
+    """Whether this backend serves weights of this machine, where they can be trained, and takes new ones."""
+    if settings.backend == "sglang":
+        return settings.model is not None and _model_folder("student", settings).is_dir()
     return settings.backend == "transformers"
 
 
 def costs_money(settings: ModelSettings) -> bool:
     """Whether calls may be billed: by every backend that does not certainly compute here."""
+    if settings.backend == "sglang" and "launch" in settings.options:
+        return False
     return settings.backend not in ("transformers", "scripted", REFERENCE, "")
 
 
@@ -164,7 +186,7 @@ def _model_folder(role: str, settings: ModelSettings) -> Path:
     from meteor_agents.backends.model_catalog import resolve
 
     if settings.model is None:
-        raise SettingsError(f"{role}.model is missing: the backend transformers needs a model folder or name")
+        raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs a model folder or name")
     return resolve(settings.model) or Path(settings.model).expanduser()
 
 
@@ -176,7 +198,7 @@ def _how_to_get(settings: ModelSettings) -> str:
     return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
 
 
-def _transformers(role: str, settings: ModelSettings) -> ChatModel:
+def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     options = options_of(role, settings, TransformersOptions)
     folder = _model_folder(role, settings)
     from meteor_agents.backends.transformers_local import TransformersModel
@@ -191,36 +213,65 @@ def _transformers(role: str, settings: ModelSettings) -> ChatModel:
     )
 
 
-def _openai(role: str, settings: ModelSettings) -> ChatModel:
-    options = options_of(role, settings, ServerOptions)
-    return _server(role, settings, options, options.base_url)
-
-
-def _sglang(role: str, settings: ModelSettings) -> ChatModel:
-    """SGLang speaks the OpenAI interface under /v1 of its root URL."""
-    options = options_of(role, settings, ServerOptions)
-    root = options.base_url.rstrip("/").removesuffix("/v1")
-    return _server(role, settings, options, f"{root}/v1")
-
-
-def _server(role: str, settings: ModelSettings, options: ServerOptions, base_url: str) -> ChatModel:
+def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
 
+    options = options_of(role, settings, ServerOptions)
+    return OpenAICompatibleModel(
+        base_url=options.base_url,
+        model=_served_name(role, settings),
+        headers=_headers(role, options),
+        timeout_s=settings.limits.timeout_s,
+    )
+
+
+def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
+    """A student whose model is a folder here can be given new weights; every other model is served as it is."""
+    from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
+    from meteor_agents.backends.sglang_launch import LaunchedServer
+    from meteor_agents.backends.sglang_model import Member, SGLangModel, SGLangStudent
+    from meteor_agents.backends.sglang_options import SGLangOptions
+    from meteor_agents.backends.sglang_server import SGLangServer
+
+    options = options_of(role, settings, SGLangOptions)
+    name = _served_name(role, settings)
+    headers = _headers(role, options)
+    launched = None
+    if options.launch is not None:
+        log = (surroundings.logs or Path(tempfile.mkdtemp(prefix="meteor-"))) / f"sglang-{role}.log"
+        launched = LaunchedServer(role, options.launch, log, surroundings.note)
+    servers = [launched.server] if launched else [SGLangServer(url, headers=headers) for url in options.base_url]
+    timeout_s = settings.limits.timeout_s
+    student = role == "student" and trains_here(settings)
+    return (SGLangStudent if student else SGLangModel)(
+        name,
+        [
+            Member(server, OpenAICompatibleModel(name, f"{server.url}/v1", headers=headers, timeout_s=timeout_s))
+            for server in servers
+        ],
+        launched=launched,
+        base=base_checkpoint(settings) if student else None,
+        timeout_s=timeout_s,
+        free_while_training=options.while_training == "free",
+        note=surroundings.note,
+    )
+
+
+def _served_name(role: str, settings: ModelSettings) -> str:
     if settings.model is None:
         raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
-    if options.api_key_env:
-        _from_environment(f"{role}.api_key_env", options.api_key_env)
+    return settings.model
+
+
+def _headers(role: str, options: EndpointOptions) -> dict[str, str]:
+    """All that is sent with a request; the secret ones come from the environment."""
     secret = {
         header: _from_environment(f"{role}.headers_env.{header}", variable)
         for header, variable in options.headers_env.items()
     }
-    return OpenAICompatibleModel(
-        base_url=base_url,
-        model=settings.model,
-        api_key_env=options.api_key_env,
-        headers={**options.headers, **secret},
-        timeout_s=settings.limits.timeout_s,
-    )
+    if options.api_key_env:
+        secret["Authorization"] = f"Bearer {_from_environment(f'{role}.api_key_env', options.api_key_env)}"
+    return {**options.headers, **secret}
 
 
 def _from_environment(setting: str, variable: str) -> str:
@@ -230,7 +281,7 @@ def _from_environment(setting: str, variable: str) -> str:
     return value
 
 
-def _scripted(role: str, settings: ModelSettings) -> ChatModel:
+def _scripted(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.scripted import ScriptedModel, reply_function
 
     options = options_of(role, settings, ScriptedOptions)
@@ -243,20 +294,20 @@ def _scripted(role: str, settings: ModelSettings) -> ChatModel:
     return ScriptedModel(replies, settings.identity, base_version(settings), cycle=options.cycle)
 
 
-def _from_entry_point(name: str, role: str) -> Callable[[str, ModelSettings], ChatModel]:
+def _from_entry_point(name: str, role: str) -> Opener:
     for point in entry_points(group=ENTRY_POINTS, name=name):
         try:
             opener: Callable[[ModelSettings], ChatModel] = point.load()
         except ImportError as error:
             raise SettingsError(f"{role}.backend: {name} ({point.value}) cannot be imported: {error}") from error
-        return lambda role, settings: opener(settings)
+        return lambda role, settings, surroundings: opener(settings)
     known = backend_names()
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     raise SettingsError(f"{role}.backend: unknown backend {name!r}; {hint}")
 
 
-_BUILTIN: Mapping[str, Callable[[str, ModelSettings], ChatModel]] = {
+_BUILTIN: Mapping[str, Opener] = {
     "transformers": _transformers,
     "openai": _openai,
     "sglang": _sglang,

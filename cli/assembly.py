@@ -12,14 +12,21 @@ from meteor_agents import prompts as builtin_prompts
 from meteor_agents.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, VerifierJudge, Voice
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.reference import ReferenceTeacher
-from meteor_agents.backends.registry import base_checkpoint, check_trainable, costs_money, open_model, open_trainer
+from meteor_agents.backends.registry import (
+    Surroundings,
+    base_checkpoint,
+    check_trainable,
+    costs_money,
+    open_model,
+    open_trainer,
+)
 from meteor_agents.calls import Budget, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
-from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights
+from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, Opens
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
@@ -92,9 +99,14 @@ def check_budget(settings: Settings) -> None:
             )
 
 
-def open_role(role: str, settings: ModelSettings, observer: Observer, store: Store | None = None) -> ChatModel:
-    """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store."""
-    model = open_model(role, settings)
+def open_role(
+    role: str, settings: ModelSettings, observer: Observer, store: Store | None = None, logs: Path | None = None
+) -> ChatModel:
+    """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store.
+
+    A server that the model launches writes to the folder `logs`.
+    """
+    model = open_model(role, settings, Surroundings(logs, lambda sentence: observer.on_event(Note(sentence))))
 
     def on_retry(reason: str, wait_s: float) -> None:
         if store is not None:
@@ -102,6 +114,13 @@ def open_role(role: str, settings: ModelSettings, observer: Observer, store: Sto
         observer.on_event(CallRetried(role, reason, wait_s))
 
     return Retrying(Throttled(model, settings.limits), settings.limits, on_retry=on_retry)
+
+
+async def make_ready(model: ChatModel) -> None:
+    """Start or find what the model needs before its first call. Raises `MeteorError`."""
+    bare = innermost(model)
+    if isinstance(bare, Opens):
+        await bare.open()
 
 
 def open_judge_verifier(settings: Settings, base: Path) -> Verifier:
@@ -140,8 +159,9 @@ async def open_pipeline(
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
     untrained = base_checkpoint(settings.student)
 
-    student_model = open_role("student", settings.student, observer, store)
+    student_model = open_role("student", settings.student, observer, store, directory.path)
     closing.push_async_callback(student_model.aclose)
+    await make_ready(student_model)
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
@@ -165,8 +185,9 @@ async def open_pipeline(
     if settings.teacher.backend == REFERENCE:
         teacher = ReferenceTeacher()
     else:
-        teacher_model = open_role("teacher", settings.teacher, observer, store)
+        teacher_model = open_role("teacher", settings.teacher, observer, store, directory.path)
         closing.push_async_callback(teacher_model.aclose)
+        await make_ready(teacher_model)
         teacher = ModelTeacher(voice("teacher", settings.teacher, teacher_model))
     judge: Judge
     if settings.judge.verifier:
@@ -174,8 +195,9 @@ async def open_pipeline(
         closing.callback(verifier.close)
         judge = VerifierJudge(verifier)
     else:
-        judge_model = open_role("judge", settings.judge, observer, store)
+        judge_model = open_role("judge", settings.judge, observer, store, directory.path)
         closing.push_async_callback(judge_model.aclose)
+        await make_ready(judge_model)
         judge = ModelJudge(voice("judge", settings.judge, judge_model))
 
     assert isinstance(student_voice.speaker, RecordedModel)

@@ -44,7 +44,7 @@ from .events import (
     UpdateFinished,
 )
 from .messages import Question, Status
-from .models import LoadsWeights
+from .models import FreesMemory, LoadsWeights
 from .settings import Settings, TakeSettings, decoding
 from .statistics import sign_test
 from .store import Round, Store
@@ -358,6 +358,8 @@ class Pipeline:
         async with self.cast.student_calls.only(GATE):
             before = await self._gate_results()
             if not folder.exists():
+                if isinstance(self.cast.student_server, FreesMemory):
+                    await self.cast.student_server.free_memory()
                 report = await self.trainer.train(job, folder, self.observer.on_event)
             gate = await self._gate(candidate, before, current)
         await self.store.add_round(
@@ -421,7 +423,9 @@ class Pipeline:
         server = self.cast.student_server
         if server is None:
             if checkpoint.version != self.base.version:
-                raise UsageError("the student's backend cannot load new weights; use `backend: transformers`")
+                raise UsageError(
+                    "the student's backend cannot load new weights; use `backend: transformers` or `sglang`"
+                )
         elif server.weights != checkpoint.version:
             await server.load_weights(checkpoint.path, checkpoint.version)
 

@@ -17,7 +17,9 @@ from .messages import Question
 from .models import SamplingParams
 from .training import PairwiseLoss, TrainingSettings
 
-NOT_DECIDING = frozenset({"base_url", "headers", "headers_env", "api_key_env", "device", "max_batch"})
+NOT_DECIDING = frozenset(
+    {"base_url", "headers", "headers_env", "api_key_env", "device", "max_batch", "launch", "while_training"}
+)
 """Options of backends that say where and how a model is asked, but not what it replies."""
 
 
@@ -288,7 +290,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
 
 def _with_absolute_model(role: ModelSettings, base: Path) -> ModelSettings:
     """A model that is a folder beside the settings file is named by its full path; every other name stays as it is."""
-    if role.backend == "transformers" and role.model and (base / role.model).is_dir():
+    if role.backend in ("transformers", "sglang") and role.model and (base / role.model).is_dir():
         return role.model_copy(update={"model": str((base / role.model).resolve())})
     return role
 
