@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,9 +14,10 @@ from typing import Any
 
 import aiohttp
 import httpx
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from meteor_agents import __version__
 from meteor_agents.errors import (
     CredentialsError,
     RefusedCallError,
@@ -23,10 +27,14 @@ from meteor_agents.errors import (
 )
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
 
+OVERLOADED = {429, 503, 529}
+"""What a server says that is asked too much."""
 QUOTED = 300
 """Characters of a server's own words that an error repeats."""
 RETRIED = {408, 409, 425, 429}
 """Besides 5xx: what the same request may not meet again."""
+KEEP_ALIVE_S = 15
+"""How long an idle connection is kept: shorter than servers do, so that few are closed in our face."""
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -34,8 +42,10 @@ class OpenAICompatibleModel:
     """POSTs to `{base_url}/chat/completions`.
 
     The key is read from the environment variable `api_key_env` once, here, and is in no error and no repr. `headers`
-    are sent along (their values are treated as secrets too). `timeout_s` bounds connecting and each wait for data.
-    `connections` bounds the sockets. `transport` replaces the network (`httpx.MockTransport` in tests).
+    are sent along (their values are treated as secrets too). `timeout_s` bounds each wait for data, `connect_timeout_s`
+    connecting. `connections` bounds the sockets; None: as many as there are calls. Proxies and certificates are taken
+    from the environment as everywhere (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …). `transport` replaces the network
+    (`httpx.MockTransport` in tests).
 
     Raises `SettingsError` when the variable is not set or `base_url` is no http(s) URL.
     """
@@ -48,20 +58,25 @@ class OpenAICompatibleModel:
         api_key_env: str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = 120,
-        connections: int = 1024,
+        connect_timeout_s: float | None = 20,
+        connections: int | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._name = model
         key = _key(api_key_env, model)
         self._secrets = Secrets([key, *(headers or {}).values()])
         self._url = _endpoint(base_url)
-        # aiohttp's connection pool: httpx's own collapses above some 32 connections.
-        self._client = HttpxAiohttpClient(
-            headers={**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})},
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            transport=transport,
+        self._headers = httpx.Headers(
+            {
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                "User-Agent": f"meteor-agents/{__version__}",
+                **({"Authorization": f"Bearer {key}"} if key else {}),
+                **(headers or {}),
+            }
         )
+        self._timeout = httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None).as_dict()
+        self._transport = transport or _transport(self._url, connections)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, {self._secrets.hidden_in(str(self._url))!r})"
@@ -78,11 +93,21 @@ class OpenAICompatibleModel:
         return self._completion(response)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
+        """The request goes straight to the transport: redirects, cookies and mounts of a client are not needed here."""
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        request = httpx.Request(
+            "POST", self._url, headers=self._headers, content=content, extensions={"timeout": self._timeout}
+        )
         try:
-            response: httpx.Response = await self._client.post(self._url, json=body)
+            response = await self._transport.handle_async_request(request)
+            response.request = request
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
             return response
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             failure = self._network_failure(error)
@@ -94,7 +119,7 @@ class OpenAICompatibleModel:
         what = f"no reply in time from {self._url.host}" if late else f"no connection to {self._url.host}"
         words = self._secrets.hidden_in(str(error) or type(error).__name__)
         kind = TransientModelError if late else UnreachableError
-        return kind(f"{self._name}: {what}: {words[:QUOTED]}")
+        return kind(f"{self._name}: {what}: {words[:QUOTED]}", late=late)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -105,7 +130,10 @@ class OpenAICompatibleModel:
         if status in (401, 403):
             raise CredentialsError(f"{message}. Check the key and what it is allowed to use")
         if status >= 500 or status in RETRIED:
-            raise TransientModelError(message, retry_after_s=_retry_after_s(response.headers.get("Retry-After")))
+            asked_s = _retry_after_s(response.headers.get("Retry-After"))
+            if asked_s is None and status == 429:
+                asked_s = exhausted_s(response.headers) or None
+            raise TransientModelError(message, retry_after_s=asked_s, overload=status in OVERLOADED, late=status == 408)
         raise RefusedCallError(message)
 
     def _completion(self, response: httpx.Response) -> Completion:
@@ -125,6 +153,7 @@ class OpenAICompatibleModel:
                 usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
                 model=self._name,
                 weights=(reply.metadata and reply.metadata.weight_version) or self._name,
+                pause_s=exhausted_s(response.headers),
             )
         raise failure from None  # the validation error quotes the body unredacted
 
@@ -183,6 +212,23 @@ def _key(variable: str | None, model: str) -> str | None:
     return key
 
 
+def _transport(url: httpx.URL, connections: int | None) -> httpx.AsyncBaseTransport:
+    """aiohttp's connections behind httpx's interface: httpx's own pool collapses above some 32 connections."""
+    proxies = urllib.request.getproxies()
+    proxy = None if urllib.request.proxy_bypass(url.host) else proxies.get(url.scheme) or proxies.get("all")
+    if proxy and not proxy.startswith(("http://", "https://")):
+        raise SettingsError(
+            f"the environment names a proxy for {url.host} that is no http proxy; set {url.scheme.upper()}_PROXY to one, "
+            f"or name {url.host} in NO_PROXY"
+        )
+    most = connections or 0  # aiohttp's word for any number
+    transport: httpx.AsyncBaseTransport = AiohttpTransport(
+        limits=httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE_S),
+        proxy=httpx.Proxy(proxy) if proxy else None,
+    )
+    return transport
+
+
 def _endpoint(base_url: str) -> httpx.URL:
     try:
         url = httpx.URL(base_url.rstrip("/") + "/chat/completions")
@@ -232,6 +278,55 @@ def _retry_after_s(header: str | None) -> float | None:
         moment = parsedate_to_datetime(header)
     except ValueError:
         return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+_ALLOWANCES = (
+    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
+    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
+    ("x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
+    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
+    ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
+    ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
+)
+_DURATION = re.compile(
+    r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.IGNORECASE
+)
+_UNITS_S = (86_400, 3600, 60, 1, 0.001)
+_EPOCH_S = 1_000_000_000
+"""A reset that is a number larger than this is a moment, not a number of seconds."""
+
+
+def exhausted_s(headers: httpx.Headers) -> float:
+    """Seconds until an allowance that is used up is renewed, by the rate-limit headers of a reply; 0 if none is."""
+    if not any(b"ratelimit" in name.lower() for name, _ in headers.raw):
+        return 0.0
+    waits = [
+        _reset_s(headers.get(reset)) for left, reset in _ALLOWANCES if headers.get(left, "").strip() in ("0", "0.0")
+    ]
+    return max(waits, default=0.0)
+
+
+def _reset_s(value: str | None) -> float:
+    """Seconds, from `1.5`, `6m0s`, `120ms`, a Unix time or an RFC 3339 moment; 0 if it is none of them."""
+    if not value:
+        return 0.0
+    value = value.strip()
+    try:
+        number = float(value)
+    except ValueError:
+        pass
+    else:
+        return max(0.0, number - time.time() if number > _EPOCH_S else number)
+    if matched := _DURATION.fullmatch(value):
+        return sum(float(part) * unit for part, unit in zip(matched.groups(), _UNITS_S, strict=True) if part)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())

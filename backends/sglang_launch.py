@@ -4,7 +4,7 @@
    the server has spoken a token with the weights that it was started for.
 2. A keeper task watches the process. When it ends, or when a caller doubts it and it does not answer, what is left of
    the group is killed and the server is started again with the weights that it served, after a pause that doubles.
-3. `up` is where callers wait meanwhile. After too many restarts in a row it raises `ServerError`, which ends the run.
+3. `up` is where callers wait meanwhile. After too many restarts in a row it raises `ServerDown`, which ends the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 from meteor_agents.backends import process_watch
 from meteor_agents.backends.sglang_options import LaunchOptions
 from meteor_agents.backends.sglang_server import SGLangServer
-from meteor_agents.errors import ModelError, ServerError, SettingsError
+from meteor_agents.errors import ModelError, ServerDown, SettingsError
 
 POLL_S = 0.25
 GRACE_S = 10.0
@@ -33,7 +33,7 @@ LONGEST_PAUSE_S = 60.0
 STEADY_S = 600.0
 """A server that has run for so long is not in a crash loop."""
 LOG_LINES = 15
-"""Of the log in a `ServerError`."""
+"""Of the log in a `ServerDown`."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -75,7 +75,7 @@ class LaunchedServer:
         self._keeper: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
         self._doubted = asyncio.Event()
-        self._failure: ServerError | None = None
+        self._failure: ServerDown | None = None
         self.serves: Served | None = None
         """What it speaks with now, and is started again with."""
 
@@ -84,7 +84,7 @@ class LaunchedServer:
         return self._keeper is not None
 
     async def start(self, served: Served) -> None:
-        """Serve these weights in a new process. Raises `ServerError` when that does not come up; none is left then."""
+        """Serve these weights in a new process. Raises `ServerDown` when that does not come up; none is left then."""
         await self.stop()
         self._failure = None
         self._note(f"{self._role}: starting an SGLang server for {served.version}; log: {self._log}")
@@ -94,7 +94,7 @@ class LaunchedServer:
         self._keeper = asyncio.create_task(self._keep(), name=f"{self._role}: SGLang server")
 
     async def up(self) -> None:
-        """Returns when the server can be asked. Raises `ServerError` when it was given up."""
+        """Returns when the server can be asked. Raises `ServerDown` when it was given up."""
         await self._up.wait()
         if self._failure is not None:
             raise self._failure
@@ -160,7 +160,7 @@ class LaunchedServer:
         assert self.serves is not None
         await self._end()
         if crashes > self._options.restarts:
-            self._failure = ServerError(
+            self._failure = ServerDown(
                 f"{self._role}: the SGLang server {what}, after {crashes - 1} restarts in a row; log: {self._log}\n"
                 f"{_last_lines(self._log)}"
             )
@@ -171,7 +171,7 @@ class LaunchedServer:
         await asyncio.sleep(pause_s)
         try:
             await self._begin(self.serves)
-        except ServerError:
+        except ServerDown:
             return False
         return True
 
@@ -193,20 +193,20 @@ class LaunchedServer:
                 await self._answers(self._process)
             version = await self.server.weights()
             if version != served.version:
-                raise ServerError(
+                raise ServerDown(
                     f"{self._role}: another server answers on port {self._port}; leave launch.port out for a free one"
                 )
         except TimeoutError:
             await self._end()
-            raise ServerError(
+            raise ServerDown(
                 f"{self._role}: the SGLang server was not ready within {self._options.ready_timeout_s:g} s "
                 f"(launch.ready_timeout_s); log: {self._log}\n{_last_lines(self._log)}"
             ) from None
         except OSError as failed:
-            raise ServerError(f"{self._role}: the SGLang server cannot be started: {failed}") from failed
+            raise ServerDown(f"{self._role}: the SGLang server cannot be started: {failed}") from failed
         except ModelError as silent:
             await self._end()
-            raise ServerError(f"{self._role}: the SGLang server that was started does not answer: {silent}") from None
+            raise ServerDown(f"{self._role}: the SGLang server that was started does not answer: {silent}") from None
         except BaseException:
             await self._end()
             raise
@@ -225,7 +225,7 @@ class LaunchedServer:
         return {**inherited, "PATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", **self._options.environment}
 
     async def _answers(self, process: Process) -> None:
-        """Returns when it has spoken a token. Raises `ServerError` when the process ends before."""
+        """Returns when it has spoken a token. Raises `ServerDown` when the process ends before."""
         while process.returncode is None:
             with suppress(ModelError):
                 await self.server.generate_token()
@@ -233,7 +233,7 @@ class LaunchedServer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_S):
                     await process.wait()
-        raise ServerError(
+        raise ServerDown(
             f"{self._role}: the SGLang server ended with exit code {process.returncode} while it started; "
             f"log: {self._log}\n{_last_lines(self._log)}"
         )

@@ -29,7 +29,7 @@ from meteor_agents.backends.sglang_server import SGLangServer
 from meteor_agents.errors import (
     ModelError,
     RefusedCallError,
-    ServerError,
+    ServerDown,
     SettingsError,
     TransientModelError,
     UnreachableError,
@@ -108,7 +108,7 @@ class SGLangModel:
         return self._timeout_s
 
     async def open(self) -> None:
-        """Start the launched server, or find one that speaks. Raises `ServerError`, `ModelError` or `SettingsError`."""
+        """Start the launched server, or find one that speaks. Raises `ServerDown`, `ModelError` or `SettingsError`."""
         if self._launched is not None:
             return await self._awake()
         found = await asyncio.gather(*(self._found(member) for member in self._members))
@@ -347,7 +347,7 @@ class SGLangStudent(SGLangModel):
         self._freed = False
         try:
             await launched.start(served)
-        except ServerError as failed:
+        except ServerDown as failed:
             if before is None:
                 raise
             await launched.start(before)

@@ -11,13 +11,12 @@
     │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
-    ├── ServerError           a server that we launched does not come up: the run ends
+    ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     ├── StoreError            the run directory cannot be used as it is
     └── BudgetReached         the run stopped at its budget, everything saved: exit code 3
 
-A failed question is data on its trace; a failed store, trainer, key or setting ends the run, and so does a server of
-ours that will not run.
+A failed question is data on its trace; a failed store, trainer, key or setting ends the run.
 """
 
 from __future__ import annotations
@@ -55,11 +54,18 @@ class ModelError(MeteorError):
 
 
 class TransientModelError(ModelError):
-    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did."""
+    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    `overload`: the server said that it is asked too much (429, 503, 529). `late`: it said nothing in time.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, overload: bool = False, late: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.overload = overload
+        self.late = late
 
 
 class UnreachableError(TransientModelError):
@@ -74,8 +80,8 @@ class CredentialsError(ModelError):
     """The server does not accept the key: no call will succeed."""
 
 
-class ServerError(MeteorError):
-    """A server that we launched does not come up, or does not stay up. The message holds the last lines of its log."""
+class ServerDown(MeteorError):
+    """A server fails nearly every call, or one that we launched does not come up. The message says which, and why."""
 
 
 class TrainingError(MeteorError):

@@ -75,6 +75,8 @@ class Completion:
     """The version of the weights that spoke; the model's name where a server does not version them."""
     reasoning: str = ""
     """What a reasoning model thought before it spoke, where its server hands it out. No part of the reply."""
+    pause_s: float = 0.0
+    """How long the server, by its headers, wants no further call: its allowance is used up. Not stored."""
 
 
 class ChatModel(Protocol):
@@ -136,10 +138,10 @@ class FreesMemory(Protocol):
 
 @runtime_checkable
 class ReportsQueue(Protocol):
-    """A model whose server says how much work it has waiting."""
+    """A model whose server says how many requests wait there."""
 
     async def queue_depth(self) -> int | None:
-        """Requests that wait for a place on the server, whoever sent them. None when it does not say."""
+        """Requests that the server has taken and not begun; None when it does not say now."""
         ...
 
 

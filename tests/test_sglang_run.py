@@ -115,9 +115,9 @@ def servers_of(project: Path) -> list[int]:
             command = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"sglang.launch_server" in command and str(project).encode() in b"".join(command):
-            if not any(part.endswith(b"process_watch.py") for part in command):
-                found.append(int(process.name))
+        serves = b"sglang.launch_server" in command and str(project).encode() in b"".join(command)
+        if serves and not any(part.endswith(b"process_watch.py") for part in command):
+            found.append(int(process.name))
     return found
 
 

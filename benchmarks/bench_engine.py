@@ -1,0 +1,185 @@
+"""The conversation engine beside bare HTTP clients, on a fake server in a process of its own.
+
+    python benchmarks/bench_engine.py            all workloads; `make bench-engine`
+    python benchmarks/bench_engine.py w1 w2      some of them
+
+The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is that
+of the client's process, user and system, threads included; `all` from its first instruction to its last, `work` without
+starting Python and importing. Memory is the peak of resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Workload:
+    """So many questions, student then judge, so many at once, each reply after so long."""
+
+    name: str
+    questions: int
+    in_flight: int
+    delay_s: float
+    clients: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    """For the fake server."""
+
+    @property
+    def calls(self) -> int:
+        return 2 * self.questions
+
+    @property
+    def ideal_s(self) -> float:
+        return self.calls * self.delay_s / self.in_flight
+
+
+W1 = Workload("W1", 3000, 512, 0.2, ("aiohttp", "httpx"))
+W2 = Workload("W2", 3000, 1024, 2.0, ("aiohttp",))
+W3_SMALL = Workload("W3 (10,000)", 10_000, 512, 0.02)
+W3 = Workload("W3 (100,000)", 100_000, 512, 0.02)
+WORKLOADS = {"w1": [W1], "w2": [W2], "w3": [W3_SMALL, W3]}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one client took for one workload."""
+
+    wall_s: float
+    cpu_s: float
+    work_cpu_s: float
+    peak_mb: float
+    more: dict[str, float] = field(default_factory=dict)
+
+
+def main(names: list[str]) -> None:
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; the server has a process of its own on the same machine")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names or list(WORKLOADS):
+            for workload in WORKLOADS[name]:
+                run_workload(workload, Path(scratch))
+
+
+def run_workload(workload: Workload, scratch: Path) -> None:
+    print(
+        f"\n{workload.name}: {workload.questions:,} questions, student then judge, {workload.in_flight} in flight, "
+        f"replies after {workload.delay_s * 1000:g} ms; ideal {workload.ideal_s:.1f} s"
+    )
+    print(f"  {'client':18}{'wall':>8}{'ideal/wall':>12}{'CPU/call: work':>16}{'all':>10}{'x aiohttp':>11}{'peak memory':>13}")
+    base: float | None = None
+    for client in workload.clients:
+        with fake_server(workload) as base_url:
+            cost = bare(client, base_url, workload)
+        base = base or cost.work_cpu_s
+        print_row(client, workload, cost, base)
+    run = scratch / workload.name.split()[0] / str(workload.questions)
+    with fake_server(workload) as base_url:
+        cost = engine(base_url, workload, run)
+    print_row("the whole engine", workload, cost, base)
+    lag = cost.more
+    print(f"  event loop late by: median {lag['lag_p50']:.1f} ms, p99 {lag['lag_p99']:.1f} ms, most {lag['lag_most']:.1f} ms")
+    started = time.perf_counter()
+    subprocess.run([*METEOR, "status", str(run / "run"), "--json"], check=True, stdout=subprocess.DEVNULL)
+    size = (run / "run" / "run.db").stat().st_size / 1e6
+    print(f"  meteor status of it: {time.perf_counter() - started:.2f} s; run.db {size:,.0f} MB")
+
+
+def print_row(client: str, workload: Workload, cost: Cost, base: float | None) -> None:
+    work, whole = (seconds / workload.calls * 1000 for seconds in (cost.work_cpu_s, cost.cpu_s))
+    ratio = f"{cost.work_cpu_s / base:.2f}" if base else "-"
+    share = workload.ideal_s / cost.wall_s
+    print(
+        f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{work:>13.3f} ms{whole:>7.3f} ms{ratio:>11}{cost.peak_mb:>10.0f} MB",
+        flush=True,
+    )
+
+
+METEOR = [sys.executable, "-m", "meteor_agents.cli"]
+
+
+@contextmanager
+def fake_server(workload: Workload) -> Iterator[str]:
+    command = [sys.executable, str(HERE / "fake_server.py"), "--delay-s", str(workload.delay_s), *workload.options]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def bare(client: str, base_url: str, workload: Workload) -> Cost:
+    numbers = ["--questions", str(workload.questions), "--in-flight", str(workload.in_flight)]
+    out, cpu_s, peak_mb = measured([sys.executable, str(HERE / "bare_client.py"), client, base_url, *numbers])
+    said = json.loads(out)
+    return Cost(said["wall_s"], cpu_s, said["work_cpu_s"], peak_mb)
+
+
+def engine(base_url: str, workload: Workload, folder: Path) -> Cost:
+    folder.mkdir(parents=True)
+    config = write_project(folder, base_url, workload)
+    probe = folder / "probe.json"
+    command = [sys.executable, str(HERE / "probed_meteor.py"), str(probe), "refine", str(config), "--no-train"]
+    _, cpu_s, peak_mb = measured([*command, "--run-dir", str(folder / "run")])
+    said = json.loads(probe.read_text(encoding="utf-8"))
+    return Cost(said["loop_s"], cpu_s, cpu_s - said["start_cpu_s"], peak_mb, said)
+
+
+def write_project(folder: Path, base_url: str, workload: Workload) -> Path:
+    """Questions and settings for the workload; the path of the settings."""
+    with (folder / "questions.jsonl").open("w", encoding="utf-8") as out:
+        for n in range(workload.questions):
+            text = f"What is {n} times seven, and why? " + "Explain each step of the multiplication. " * 10
+            out.write(json.dumps({"id": f"q{n:06d}", "question": text}) + "\n")
+    role = {
+        "backend": "openai",
+        "base_url": base_url,
+        "sampling": {"max_tokens": 512},
+        "limits": {"concurrency": workload.in_flight},
+    }
+    settings = {
+        "name": "bench",
+        "domain": "arithmetic",
+        "questions": {"path": "questions.jsonl", "holdout": 0, "gate": 0},
+        "student": {**role, "model": "student"},
+        "teacher": {"backend": "reference"},
+        "judge": {**role, "model": "judge"},
+    }
+    config = folder / "meteor.yaml"
+    config.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    return config
+
+
+def measured(command: list[str]) -> tuple[str, float, float]:
+    """Standard output, CPU seconds and peak megabytes of a command that must succeed."""
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(command, stdout=out)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        said = out.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said}")
+    return said, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3", help="which; default: all")
+    given = parser.parse_args()
+    if unknown := set(given.workloads) - set(WORKLOADS):
+        parser.error(f"unknown workload {sorted(unknown)[0]!r}; known: {', '.join(WORKLOADS)}")
+    main(given.workloads)

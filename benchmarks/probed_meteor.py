@@ -1,0 +1,69 @@
+"""`meteor`, unchanged, with a probe beside its event loop.
+
+    python benchmarks/probed_meteor.py PROBE.json refine CONFIG --no-train --run-dir DIR
+
+Takes the arguments of `meteor` after the file in which it leaves, as JSON: CPU seconds before the event loop began (imports,
+settings) and in all, seconds of the loop, and how late a timer of 5 ms fired (50th, 99th percentile and most, in ms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+TICK_S = 0.005
+
+
+def main(out: Path) -> None:
+    from meteor_agents.cli import main as meteor
+
+    report: dict[str, float] = {}
+    asyncio_run = asyncio.run
+
+    def probed(work: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        return asyncio_run(_beside(work, report), **options)
+
+    asyncio.run = probed
+    try:
+        meteor()
+    finally:
+        report["cpu_s"] = cpu_s()
+        out.write_text(json.dumps(report), encoding="utf-8")
+
+
+async def _beside(work: Coroutine[Any, Any, Any], report: dict[str, float]) -> Any:
+    late_ms: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            due = time.perf_counter() + TICK_S
+            await asyncio.sleep(TICK_S)
+            late_ms.append((time.perf_counter() - due) * 1000)
+
+    report["start_cpu_s"], started = cpu_s(), time.perf_counter()
+    ticking = asyncio.create_task(tick())
+    try:
+        return await work
+    finally:
+        ticking.cancel()
+        ordered = sorted(late_ms) or [0.0]
+        report["loop_s"] = time.perf_counter() - started
+        report |= {"lag_p50": ordered[len(ordered) // 2], "lag_p99": ordered[int(len(ordered) * 0.99)]}
+        report["lag_most"] = ordered[-1]
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    probe = Path(sys.argv.pop(1))
+    sys.argv[0] = "meteor"
+    main(probe)
