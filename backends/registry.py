@@ -63,6 +63,8 @@ class EndpointOptions(Options):
     """Sent along as they are; none may be a credential."""
     headers_env: dict[str, str] = {}
     """Header -> the environment variable that holds its value."""
+    json_schema: bool = True
+    """Hold replies that are read by a program (verdicts, scores) to a JSON schema, where the server can."""
 
     @field_validator("headers")
     @classmethod
@@ -80,6 +82,25 @@ class EndpointOptions(Options):
 
 class ServerOptions(EndpointOptions):
     base_url: str
+    query: dict[str, str] = {}
+    """Added to the URL, for example Azure's api-version; none may be a credential."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of a reply's tokens. A server that asks for the other name gets it by itself."""
+
+    @field_validator("query")
+    @classmethod
+    def _no_credentials_in_the_url(cls, query: dict[str, str]) -> dict[str, str]:
+        for name in query:
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} looks like a credential; send it as a header: headers_env: {{NAME: VARIABLE}}"
+                )
+        return query
+
+
+class AnthropicOptions(EndpointOptions):
+    base_url: str = "https://api.anthropic.com"
+    api_key_env: str | None = "ANTHROPIC_API_KEY"
 
 
 _CREDENTIAL = re.compile(
@@ -218,11 +239,37 @@ def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> C
 
     options = options_of(role, settings, ServerOptions)
     return OpenAICompatibleModel(
-        base_url=options.base_url,
-        model=_served_name(role, settings),
+        _served_name(role, settings),
+        options.base_url,
+        api_key_env=_checked_key(role, options),
         headers=_headers(role, options),
+        query=options.query,
+        token_limit=options.token_limit,
+        json_schema=options.json_schema,
+        note=_noting(role, surroundings),
         timeout_s=settings.limits.timeout_s,
     )
+
+
+def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
+    from meteor_agents.backends.anthropic_messages import AnthropicModel
+
+    options = options_of(role, settings, AnthropicOptions)
+    if settings.sampling.seed is not None:
+        raise SettingsError(f"{role}.sampling.seed: the Messages API has no seeds; leave it out")
+    return AnthropicModel(
+        _served_name(role, settings),
+        options.base_url.rstrip("/").removesuffix("/v1"),
+        api_key_env=_checked_key(role, options),
+        headers=_headers(role, options),
+        json_schema=options.json_schema,
+        note=_noting(role, surroundings),
+        timeout_s=settings.limits.timeout_s,
+    )
+
+
+def _noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
+    return lambda sentence: surroundings.note(f"{role}: {sentence}")
 
 
 def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
@@ -236,24 +283,34 @@ def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> C
     options = options_of(role, settings, SGLangOptions)
     name = _served_name(role, settings)
     headers = _headers(role, options)
+    if key := _checked_key(role, options):
+        headers["Authorization"] = f"Bearer {os.environ[key].strip()}"
+    note = _noting(role, surroundings)
     launched = None
     if options.launch is not None:
         log = (surroundings.logs or Path(tempfile.mkdtemp(prefix="meteor-"))) / f"sglang-{role}.log"
-        launched = LaunchedServer(role, options.launch, log, surroundings.note)
+        launched = LaunchedServer(role, options.launch, log, note)
     servers = [launched.server] if launched else [SGLangServer(url, headers=headers) for url in options.base_url]
-    timeout_s = settings.limits.timeout_s
+
+    def chat(server: SGLangServer) -> OpenAICompatibleModel:
+        return OpenAICompatibleModel(
+            name,
+            f"{server.url}/v1",
+            headers=headers,
+            json_schema=options.json_schema,
+            note=note,
+            timeout_s=settings.limits.timeout_s,
+        )
+
     student = role == "student" and trains_here(settings)
     return (SGLangStudent if student else SGLangModel)(
         name,
-        [
-            Member(server, OpenAICompatibleModel(name, f"{server.url}/v1", headers=headers, timeout_s=timeout_s))
-            for server in servers
-        ],
+        [Member(server, chat(server)) for server in servers],
         launched=launched,
         base=base_checkpoint(settings) if student else None,
-        timeout_s=timeout_s,
+        timeout_s=settings.limits.timeout_s,
         free_while_training=options.while_training == "free",
-        note=surroundings.note,
+        note=note,
     )
 
 
@@ -264,14 +321,19 @@ def _served_name(role: str, settings: ModelSettings) -> str:
 
 
 def _headers(role: str, options: EndpointOptions) -> dict[str, str]:
-    """All that is sent with a request; the secret ones come from the environment."""
+    """Those of the settings, the secret ones out of the environment."""
     secret = {
         header: _from_environment(f"{role}.headers_env.{header}", variable)
         for header, variable in options.headers_env.items()
     }
-    if options.api_key_env:
-        secret["Authorization"] = f"Bearer {_from_environment(f'{role}.api_key_env', options.api_key_env)}"
     return {**options.headers, **secret}
+
+
+def _checked_key(role: str, options: EndpointOptions) -> str | None:
+    """The variable that holds the key, which is there."""
+    if options.api_key_env:
+        _from_environment(f"{role}.api_key_env", options.api_key_env)
+    return options.api_key_env
 
 
 def _from_environment(setting: str, variable: str) -> str:
@@ -310,6 +372,7 @@ def _from_entry_point(name: str, role: str) -> Opener:
 _BUILTIN: Mapping[str, Opener] = {
     "transformers": _transformers,
     "openai": _openai,
+    "anthropic": _anthropic,
     "sglang": _sglang,
     "scripted": _scripted,
 }

@@ -87,7 +87,7 @@ class LaunchedServer:
         """Serve these weights in a new process. Raises `ServerDown` when that does not come up; none is left then."""
         await self.stop()
         self._failure = None
-        self._note(f"{self._role}: starting an SGLang server for {served.version}; log: {self._log}")
+        self._note(f"starting an SGLang server for {served.version}; log: {self._log}")
         await self._begin(served)
         self.serves = served
         self._up.set()
@@ -129,7 +129,7 @@ class LaunchedServer:
                 what, crashes = "did not come up", crashes + 1
             if self._failure is not None:
                 return
-            self._note(f"{self._role}: the SGLang server answers again, with {self.serves.version}")
+            self._note(f"the SGLang server answers again, with {self.serves.version}")
             self._up.set()
 
     async def _trouble(self) -> str:
@@ -167,7 +167,7 @@ class LaunchedServer:
             self._up.set()
             return True
         pause_s = min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** (crashes - 1))
-        self._note(f"{self._role}: the SGLang server {what}; starting it again in {pause_s:g} s (log: {self._log})")
+        self._note(f"the SGLang server {what}; starting it again in {pause_s:g} s (log: {self._log})")
         await asyncio.sleep(pause_s)
         try:
             await self._begin(self.serves)

@@ -8,9 +8,8 @@ from typing import Any
 
 import aiohttp
 import httpx
-from httpx_aiohttp import HttpxAiohttpClient
 
-from meteor_agents.backends.openai_compatible import QUOTED, Secrets
+from meteor_agents.backends.openai_compatible import QUOTED, Secrets, open_transport
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
 
 SHORT_S = 5.0
@@ -36,8 +35,7 @@ class SGLangServer:
             self.host = httpx.URL(self.url).netloc.decode()
         except httpx.InvalidURL as invalid:
             raise SettingsError(f"base_url {url!r} is not a URL: {invalid}") from None
-        local = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-        self._client = HttpxAiohttpClient(headers=dict(headers or {}), transport=transport, trust_env=not local)
+        self._client = httpx.AsyncClient(headers=headers, transport=transport or open_transport(httpx.URL(self.url)))
 
     def __repr__(self) -> str:
         return f"SGLangServer({self.host!r})"

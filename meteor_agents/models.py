@@ -35,9 +35,9 @@ class SamplingParams(BaseModel):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     beams: int = Field(default=1, ge=1)
-    json_schema: dict[str, Any] | None = None
-    """The JSON schema that the reply should follow. A backend that cannot hold a model to it asks without: whoever reads
-    the reply must be ready for one that is something else."""
+    json_schema: str | None = None
+    """The JSON schema, as text, that the reply should follow. A backend that cannot hold a model to it asks without:
+    whoever reads the reply must be ready for one that is something else."""
 
     @model_serializer(mode="wrap")
     def _without_absent_schema(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:

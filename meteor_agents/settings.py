@@ -18,7 +18,18 @@ from .models import SamplingParams
 from .training import PairwiseLoss, TrainingSettings
 
 NOT_DECIDING = frozenset(
-    {"base_url", "headers", "headers_env", "api_key_env", "device", "max_batch", "launch", "while_training"}
+    {
+        "base_url",
+        "headers",
+        "headers_env",
+        "api_key_env",
+        "query",
+        "token_limit",
+        "device",
+        "max_batch",
+        "launch",
+        "while_training",
+    }
 )
 """Options of backends that say where and how a model is asked, but not what it replies."""
 
