@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -239,14 +238,14 @@ def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> C
 
     options = options_of(role, settings, ServerOptions)
     return OpenAICompatibleModel(
-        _served_name(role, settings),
+        served_name(role, settings),
         options.base_url,
-        api_key_env=_checked_key(role, options),
-        headers=_headers(role, options),
+        api_key_env=checked_key(role, options),
+        headers=headers(role, options),
         query=options.query,
         token_limit=options.token_limit,
         json_schema=options.json_schema,
-        note=_noting(role, surroundings),
+        note=noting(role, surroundings),
         timeout_s=settings.limits.timeout_s,
     )
 
@@ -258,69 +257,35 @@ def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -
     if settings.sampling.seed is not None:
         raise SettingsError(f"{role}.sampling.seed: the Messages API has no seeds; leave it out")
     return AnthropicModel(
-        _served_name(role, settings),
+        served_name(role, settings),
         options.base_url.rstrip("/").removesuffix("/v1"),
-        api_key_env=_checked_key(role, options),
-        headers=_headers(role, options),
+        api_key_env=checked_key(role, options),
+        headers=headers(role, options),
         json_schema=options.json_schema,
-        note=_noting(role, surroundings),
+        note=noting(role, surroundings),
         timeout_s=settings.limits.timeout_s,
     )
 
 
-def _noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
+def noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
+    """Notes about a role begin with its name."""
     return lambda sentence: surroundings.note(f"{role}: {sentence}")
 
 
 def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
-    """A student whose model is a folder here can be given new weights; every other model is served as it is."""
-    from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
-    from meteor_agents.backends.sglang_launch import LaunchedServer
-    from meteor_agents.backends.sglang_model import Member, SGLangModel, SGLangStudent
-    from meteor_agents.backends.sglang_options import SGLangOptions
-    from meteor_agents.backends.sglang_server import SGLangServer
+    from meteor_agents.backends.sglang_opening import open_sglang
 
-    options = options_of(role, settings, SGLangOptions)
-    name = _served_name(role, settings)
-    headers = _headers(role, options)
-    if key := _checked_key(role, options):
-        headers["Authorization"] = f"Bearer {os.environ[key].strip()}"
-    note = _noting(role, surroundings)
-    launched = None
-    if options.launch is not None:
-        log = (surroundings.logs or Path(tempfile.mkdtemp(prefix="meteor-"))) / f"sglang-{role}.log"
-        launched = LaunchedServer(role, options.launch, log, note)
-    servers = [launched.server] if launched else [SGLangServer(url, headers=headers) for url in options.base_url]
-
-    def chat(server: SGLangServer) -> OpenAICompatibleModel:
-        return OpenAICompatibleModel(
-            name,
-            f"{server.url}/v1",
-            headers=headers,
-            json_schema=options.json_schema,
-            note=note,
-            timeout_s=settings.limits.timeout_s,
-        )
-
-    student = role == "student" and trains_here(settings)
-    return (SGLangStudent if student else SGLangModel)(
-        name,
-        [Member(server, chat(server)) for server in servers],
-        launched=launched,
-        base=base_checkpoint(settings) if student else None,
-        timeout_s=settings.limits.timeout_s,
-        free_while_training=options.while_training == "free",
-        note=note,
-    )
+    return open_sglang(role, settings, surroundings)
 
 
-def _served_name(role: str, settings: ModelSettings) -> str:
+def served_name(role: str, settings: ModelSettings) -> str:
+    """The name that the server uses. Raises `SettingsError` when there is none."""
     if settings.model is None:
         raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
     return settings.model
 
 
-def _headers(role: str, options: EndpointOptions) -> dict[str, str]:
+def headers(role: str, options: EndpointOptions) -> dict[str, str]:
     """Those of the settings, the secret ones out of the environment."""
     secret = {
         header: _from_environment(f"{role}.headers_env.{header}", variable)
@@ -329,7 +294,7 @@ def _headers(role: str, options: EndpointOptions) -> dict[str, str]:
     return {**options.headers, **secret}
 
 
-def _checked_key(role: str, options: EndpointOptions) -> str | None:
+def checked_key(role: str, options: EndpointOptions) -> str | None:
     """The variable that holds the key, which is there."""
     if options.api_key_env:
         _from_environment(f"{role}.api_key_env", options.api_key_env)

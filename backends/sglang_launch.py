@@ -23,15 +23,10 @@ from typing import NamedTuple
 
 from meteor_agents.backends import process_watch
 from meteor_agents.backends.sglang_options import LaunchOptions
-from meteor_agents.backends.sglang_server import SGLangServer
+from meteor_agents.backends.sglang_server import Patience, SGLangServer
 from meteor_agents.errors import ModelError, ServerDown, SettingsError
 
 POLL_S = 0.25
-GRACE_S = 10.0
-"""From SIGTERM to SIGKILL."""
-LONGEST_PAUSE_S = 60.0
-STEADY_S = 600.0
-"""A server that has run for so long is not in a crash loop."""
 LOG_LINES = 15
 """Of the log in a `ServerDown`."""
 LOOPBACK = "127.0.0.1"
@@ -57,8 +52,7 @@ class LaunchedServer:
         options: LaunchOptions,
         log: Path,
         note: Callable[[str], None],
-        *,
-        first_pause_s: float = 1.0,
+        patience: Patience | None = None,
     ) -> None:
         python = options.python.expanduser()
         if not os.access(python, os.X_OK) or python.is_dir():
@@ -68,9 +62,9 @@ class LaunchedServer:
         self._options = options
         self._log = log
         self._note = note
-        self._first_pause_s = first_pause_s
+        self._patience = patience or Patience()
         self._port = options.port or _free_port()
-        self.server = SGLangServer(f"http://{LOOPBACK}:{self._port}")
+        self.server = SGLangServer(f"http://{LOOPBACK}:{self._port}", patience=self._patience)
         self._process: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
@@ -124,7 +118,7 @@ class LaunchedServer:
             since = time.monotonic()
             what = await self._trouble()
             self._up.clear()
-            crashes = 1 if time.monotonic() - since > STEADY_S else crashes + 1
+            crashes = 1 if time.monotonic() - since > self._patience.steady_s else crashes + 1
             while not await self._again(what, crashes):
                 what, crashes = "did not come up", crashes + 1
             if self._failure is not None:
@@ -166,7 +160,7 @@ class LaunchedServer:
             )
             self._up.set()
             return True
-        pause_s = min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** (crashes - 1))
+        pause_s = min(self._patience.longest_pause_s, self._patience.first_pause_s * 2 ** (crashes - 1))
         self._note(f"the SGLang server {what}; starting it again in {pause_s:g} s (log: {self._log})")
         await asyncio.sleep(pause_s)
         try:
@@ -247,7 +241,7 @@ class LaunchedServer:
             if process.returncode is None:
                 _signal_group(process, signal.SIGTERM)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(GRACE_S):
+                    async with asyncio.timeout(self._patience.grace_s):
                         await process.wait()
         finally:
             _signal_group(process, signal.SIGKILL)

@@ -25,7 +25,7 @@ from typing import Any
 from meteor_agents.backends.checkpoint_folder import damaged_weights, missing_parts
 from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
 from meteor_agents.backends.sglang_launch import LaunchedServer, Served
-from meteor_agents.backends.sglang_server import SGLangServer
+from meteor_agents.backends.sglang_server import Patience, SGLangServer
 from meteor_agents.errors import (
     ModelError,
     RefusedCallError,
@@ -41,8 +41,6 @@ FAILURES = 3
 """Calls in a row without an answer, until a server that does accept connections is looked at."""
 TRIES = 4
 """Of one call at a launched server that keeps going away under it."""
-FIRST_LOOK_S, LONGEST_LOOK_S = 1.0, 30.0
-"""Pauses between looks at a server that was left out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +80,7 @@ class SGLangModel:
         timeout_s: float = 120,
         free_while_training: bool = False,
         note: Callable[[str], None] = lambda sentence: None,
-        first_look_s: float = FIRST_LOOK_S,
+        patience: Patience | None = None,
     ) -> None:
         self._name = name
         self._members = tuple(members)
@@ -91,7 +89,7 @@ class SGLangModel:
         self._timeout_s = timeout_s
         self._free_while_training = free_while_training
         self._note = note
-        self._first_look_s = first_look_s
+        self._patience = patience or Patience()
         self._served: Checkpoint | None = None
         self._door = _Door()
         self._waking = asyncio.Lock()
@@ -250,10 +248,10 @@ class SGLangModel:
         self._in_background(self._look_until_back(member))
 
     async def _look_until_back(self, member: Member) -> None:
-        pause_s = self._first_look_s
+        pause_s = self._patience.first_pause_s
         while member.out:
             await asyncio.sleep(pause_s)
-            pause_s = min(LONGEST_LOOK_S, pause_s * 2)
+            pause_s = min(self._patience.longest_pause_s, pause_s * 2)
             try:
                 await member.server.generate_token()
                 async with self._door.closing:  # new weights are not being loaded at this moment
@@ -386,6 +384,10 @@ class _Door:
         self._empty = asyncio.Event()
         self._empty.set()
         self._inside = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._open.is_set()
 
     @asynccontextmanager
     async def through(self) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,24 @@ import httpx
 from meteor_agents.backends.openai_compatible import QUOTED, Secrets, open_transport
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
 
-SHORT_S = 5.0
-"""For what the server answers without computing."""
-TOKEN_S = 60.0
-"""For one token, behind whatever the server has to do before."""
-WEIGHTS_S = 1800.0
-"""For reading a large model from a slow disk."""
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long servers are waited for, in seconds."""
+
+    short_s: float = 5.0
+    """What a server answers without computing."""
+    token_s: float = 60.0
+    """One token, behind whatever the server has to do before."""
+    weights_s: float = 1800.0
+    """Reading a large model from a slow disk."""
+    first_pause_s: float = 1.0
+    """Before a server that crashed is started again, or one that is left out is looked at; it doubles from there."""
+    longest_pause_s: float = 60.0
+    grace_s: float = 10.0
+    """From asking a process to end to ending it."""
+    steady_s: float = 600.0
+    """A server that has run for so long is in no crash loop."""
 
 
 class SGLangServer:
@@ -26,31 +39,30 @@ class SGLangServer:
     Methods raise `UnreachableError`, `TransientModelError` or `RefusedCallError`, which name the server.
     """
 
-    def __init__(
-        self, url: str, *, headers: Mapping[str, str] | None = None, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, patience: Patience | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
+        self._patience = patience or Patience()
         self._secrets = Secrets(list((headers or {}).values()))
         try:
             self.host = httpx.URL(self.url).netloc.decode()
         except httpx.InvalidURL as invalid:
             raise SettingsError(f"base_url {url!r} is not a URL: {invalid}") from None
-        self._client = httpx.AsyncClient(headers=headers, transport=transport or open_transport(httpx.URL(self.url)))
+        self._client = httpx.AsyncClient(headers=headers, transport=open_transport(httpx.URL(self.url)))
 
     def __repr__(self) -> str:
         return f"SGLangServer({self.host!r})"
 
-    async def generate_token(self, within_s: float = TOKEN_S) -> None:
+    async def generate_token(self) -> None:
         """A real generation. Returns when the server has spoken one token."""
         body = {"text": "Hello", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
-        reply = await self._ask("POST", "/generate", body, within_s=within_s)
+        reply = await self._ask("POST", "/generate", body, within_s=self._patience.token_s)
         if not isinstance(reply, dict) or "text" not in reply:
             raise TransientModelError(f"{self.host}: its answer to /generate holds no text; is it an SGLang server?")
 
     async def is_healthy(self) -> bool:
         """Whether a generation makes progress; also a server with a long queue says yes."""
         try:
-            await self._ask("GET", "/health_generate", within_s=TOKEN_S)
+            await self._ask("GET", "/health_generate", within_s=self._patience.token_s)
         except ModelError:
             return False
         return True
@@ -59,7 +71,7 @@ class SGLangServer:
         """The version of the weights that are loaded."""
         for path in ("/model_info", "/get_model_info"):  # its newer and its older name
             try:
-                info = await self._ask("GET", path, within_s=SHORT_S)
+                info = await self._ask("GET", path, within_s=self._patience.short_s)
             except RefusedCallError:
                 continue
             if isinstance(info, dict) and isinstance(version := info.get("weight_version"), str):
@@ -75,7 +87,7 @@ class SGLangServer:
         The server waits for the requests that it is computing.
         """
         body = {"model_path": str(folder), "weight_version": version}
-        reply = await self._ask("POST", "/update_weights_from_disk", body, within_s=WEIGHTS_S)
+        reply = await self._ask("POST", "/update_weights_from_disk", body, within_s=self._patience.weights_s)
         if not isinstance(reply, dict) or reply.get("success") is not True:
             raise RefusedCallError(f"{self.host} did not load {folder}: {self._shown(reply)}")
         served = await self.weights()
@@ -85,7 +97,7 @@ class SGLangServer:
     async def waiting(self) -> int | None:
         """Requests that wait for a place; None where /v1/loads is not known."""
         try:
-            reply = await self._ask("GET", "/v1/loads", within_s=SHORT_S)
+            reply = await self._ask("GET", "/v1/loads", within_s=self._patience.short_s)
             return sum(int(rank["num_waiting_reqs"]) for rank in reply["loads"])
         except (RefusedCallError, KeyError, TypeError, ValueError):
             return None
@@ -94,17 +106,17 @@ class SGLangServer:
         """Whether it was started with --enable-memory-saver; without, releasing is answered and does nothing."""
         for path in ("/server_info", "/get_server_info"):
             try:
-                info = await self._ask("GET", path, within_s=SHORT_S)
+                info = await self._ask("GET", path, within_s=self._patience.short_s)
             except RefusedCallError:
                 continue
             return isinstance(info, dict) and info.get("enable_memory_saver") is True
         return False
 
     async def release_memory(self) -> None:
-        await self._ask("POST", "/release_memory_occupation", {}, within_s=TOKEN_S)
+        await self._ask("POST", "/release_memory_occupation", {}, within_s=self._patience.token_s)
 
     async def resume_memory(self) -> None:
-        await self._ask("POST", "/resume_memory_occupation", {}, within_s=TOKEN_S)
+        await self._ask("POST", "/resume_memory_occupation", {}, within_s=self._patience.token_s)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -112,7 +124,7 @@ class SGLangServer:
     async def _ask(self, method: str, path: str, body: object = None, *, within_s: float) -> Any:
         try:
             response = await self._client.request(
-                method, self.url + path, json=body, timeout=httpx.Timeout(within_s, connect=SHORT_S)
+                method, self.url + path, json=body, timeout=httpx.Timeout(within_s, connect=self._patience.short_s)
             )
         except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
             late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
@@ -123,6 +135,8 @@ class SGLangServer:
             if response.is_success:
                 return _content(response)
             what = f"{self.host} answered {response.status_code} to {path}: {self._shown(response.text)}"
+            if response.status_code == 404:
+                what += ". It is no SGLang server, or a router; name the servers behind it in base_url"
             failure = TransientModelError(what) if response.status_code >= 500 else RefusedCallError(what)
         raise failure from None  # the library's error holds the request, and with it the key
 

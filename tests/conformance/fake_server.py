@@ -86,6 +86,10 @@ class FakeServer:
     """Words of a 400 for a request body, or None."""
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     """Path, body and headers (names in lower case) of each POST."""
+    hang_up: bool = False
+    """Every chat is broken off."""
+    unknown: set[str] = field(default_factory=set)
+    """Paths that it answers with 404."""
     released: bool = False
     most_at_once: int = 0
     url: str = ""
@@ -176,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/resume_memory_occupation": lambda body: self._memory(False),
         }
         answer = known.get(path)
-        if answer is None:
+        if answer is None or path in state.unknown:
             return self._send(404, '{"detail": "Not Found"}')
         with state.working():
             return answer(body)
@@ -223,12 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _fault(self, messages: list[dict[str, str]]) -> bool:
-        prompt = messages[-1]["content"]
+        prompt = "FAULT reset" if self.server_state.hang_up else messages[-1]["content"]
         if not prompt.startswith("FAULT "):
             return False
         name = prompt.removeprefix("FAULT ")
         if name == "hang":
-            time.sleep(3)
+            time.sleep(60)
             self.close_connection = True
         elif name == "reset":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")

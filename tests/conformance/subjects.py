@@ -31,7 +31,7 @@ class Subject:
     @asynccontextmanager
     async def open(self, **changes: Any) -> AsyncIterator[ChatModel]:
         """`timeout_s` goes into the limits; everything else over the settings."""
-        limits = {"timeout_s": changes.pop("timeout_s")} if "timeout_s" in changes else {}
+        limits = {"timeout_s": changes.pop("timeout_s", 900)}
         settings = ModelSettings.model_validate({**self.settings, "limits": limits, **changes})
         model = open_model("judge", settings, Surroundings())
         try:
@@ -62,12 +62,12 @@ def served_subject(name: str, closing: ExitStack) -> Subject:
 
 
 def real_subject(name: str, url: str, model: str) -> Subject:
-    settings: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "real-sglang": {"backend": "sglang", "base_url": url},
         "real-sglang-as-openai": {"backend": "openai", "base_url": f"{url}/v1"},
         "real-sglang-as-anthropic": {"backend": "anthropic", "base_url": url, "api_key_env": None},
-    }[name]
-    return Subject(name, {**settings, "model": model}, seeds=name != "real-sglang-as-anthropic")
+    }
+    return Subject(name, {**ways[name], "model": model}, seeds=name != "real-sglang-as-anthropic")
 
 
 def local_subject(folder: Path) -> Subject:

@@ -1,4 +1,4 @@
-"""The same promises, kept by every backend: before a scripted server on a real socket, with a tiny model, on a real SGLang."""
+"""The same promises, kept by every backend: before scripted servers on real sockets, with a tiny model, on a real SGLang."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_a_fault_is_mapped_to_its_error(
 
 def test_a_server_that_hangs_is_left_after_the_time_out(server_subject: Subject) -> None:
     async def work(model: ChatModel) -> None:
-        async with asyncio.timeout(2.5):  # the server hangs for three seconds
+        async with asyncio.timeout(30):  # the server hangs for a minute
             with pytest.raises(TransientModelError, match="no reply"):
                 await model.complete(said("FAULT hang"), GREEDY)
 
