@@ -12,6 +12,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -23,7 +24,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-KEY = "sk-test-0123456789-planted"
 RETRY_AFTER_S = 7
 
 FAULTS: dict[str, tuple[int, str]] = {
@@ -84,8 +84,11 @@ class FakeServer:
     delay_s: float = 0.0
     refuse: Callable[[dict[str, Any]], str | None] = lambda body: None
     """Words of a 400 for a request body, or None."""
+    tls: ssl.SSLContext | None = None
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     """Path, body and headers (names in lower case) of each POST."""
+    pads: bool = False
+    """A reply that has to follow a schema is white space."""
     hang_up: bool = False
     """Every chat is broken off."""
     unknown: set[str] = field(default_factory=set)
@@ -118,6 +121,8 @@ class FakeServer:
             server_state = fake
 
         httpd = _Server(("127.0.0.1", port), Bound)
+        if self.tls is not None:
+            httpd.socket = self.tls.wrap_socket(httpd.socket, server_side=True)
         self.url = f"http://127.0.0.1:{httpd.server_address[1]}"
         return httpd
 
@@ -222,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _said(self, body: dict[str, Any], limit: int, stop: list[str]) -> Said:
         system = [{"role": "system", "content": body["system"]}] if "system" in body else []
+        if self.server_state.pads and ("response_format" in body or "output_config" in body):
+            return Said("{" + " \n" * 200, False, 1, limit)
         return self.server_state.script.speak(
             [*system, *body["messages"]], limit, stop, body.get("seed"), body.get("temperature", 1.0)
         )
