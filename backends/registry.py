@@ -1,7 +1,8 @@
 """Backend name -> object. Nothing is imported before it is asked for.
 
 Other packages add chat models through the entry point group `meteor_agents.backends`: a callable that takes the role's
-`ModelSettings` and returns a `ChatModel`.
+`ModelSettings` and returns a `ChatModel`. With an attribute `Options`, a subclass of ours, its settings are checked like
+those of our own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -327,11 +329,20 @@ def _from_entry_point(name: str, role: str) -> Opener:
             opener: Callable[[ModelSettings], ChatModel] = point.load()
         except ImportError as error:
             raise SettingsError(f"{role}.backend: {name} ({point.value}) cannot be imported: {error}") from error
-        return lambda role, settings, surroundings: opener(settings)
+        return partial(_open_checked, opener)
     known = backend_names()
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     raise SettingsError(f"{role}.backend: unknown backend {name!r}; {hint}")
+
+
+def _open_checked(
+    opener: Callable[[ModelSettings], ChatModel], role: str, settings: ModelSettings, surroundings: Surroundings
+) -> ChatModel:
+    options = getattr(opener, "Options", None)
+    if options is not None:
+        options_of(role, settings, options)
+    return opener(settings)
 
 
 _BUILTIN: Mapping[str, Opener] = {

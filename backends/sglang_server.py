@@ -134,7 +134,7 @@ class SGLangServer:
         else:
             if response.is_success:
                 return _content(response)
-            what = f"{self.host} answered {response.status_code} to {path}: {self._shown(response.text)}"
+            what = f"{self.host} answered {response.status_code} to {path}: {self._shown(response.text) or 'no words'}"
             if response.status_code == 404:
                 what += ". It is no SGLang server, or a router; name the servers behind it in base_url"
             failure = TransientModelError(what) if response.status_code >= 500 else RefusedCallError(what)
