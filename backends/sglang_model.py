@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from meteor_agents.training import Checkpoint
 
 FAILURES = 3
 """Calls in a row without an answer, until a server that does accept connections is looked at."""
+MEMORY_SAVER, SEEDS = "enable_memory_saver", "enable_deterministic_inference"
+"""What a server must have been started with to release memory, and to keep to a seed."""
 TRIES = 4
 """Of one call at a launched server that keeps going away under it."""
 
@@ -94,6 +96,7 @@ class SGLangModel:
         self._door = _Door()
         self._waking = asyncio.Lock()
         self._freed = False
+        self._seeds_looked_at = False
         self._turn = 0
         self._looks: set[asyncio.Task[None]] = set()
 
@@ -115,7 +118,7 @@ class SGLangModel:
             raise silent[0]
         if self._free_while_training:
             for member in self._in():
-                if not await member.server.can_release_memory():
+                if not await member.server.has(MEMORY_SAVER):
                     raise SettingsError(
                         f"while_training: free, but {member.server.host} was started without --enable-memory-saver; "
                         "start it with that flag, or let meteor launch it"
@@ -125,6 +128,8 @@ class SGLangModel:
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
         async with self._door.through():
             await self._awake()
+            if sampling.seed is not None and not self._seeds_looked_at:
+                await self._look_at_seeds()
             if self._launched is not None:
                 return await self._ask_launched(self._launched, self._members[0], messages, sampling)
             return await self._ask_pool(messages, sampling)
@@ -230,6 +235,16 @@ class SGLangModel:
     def _in(self) -> list[Member]:
         return [member for member in self._members if not member.out]
 
+    async def _look_at_seeds(self) -> None:
+        self._seeds_looked_at = True
+        for member in self._in():
+            with suppress(TransientModelError):
+                if not await member.server.has(SEEDS):
+                    self._note(
+                        f"{member.server.host} takes a seed but does not keep to it: it was started without "
+                        "--enable-deterministic-inference"
+                    )
+
     # servers that come and go ----------------------------------------------------------------------------------------
 
     async def _found(self, member: Member) -> ModelError | None:
@@ -277,7 +292,7 @@ class SGLangModel:
         async with self._door.closed():
             self._freed = True
             for member in self._in():
-                if self._launched is None or await member.server.can_release_memory():
+                if self._launched is None or await member.server.has(MEMORY_SAVER):
                     await member.server.release_memory()
                 else:
                     await self._launched.stop()

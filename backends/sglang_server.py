@@ -102,17 +102,18 @@ class SGLangServer:
         except (RefusedCallError, KeyError, TypeError, ValueError):
             return None
 
-    async def can_release_memory(self) -> bool:
-        """Whether it was started with --enable-memory-saver; without, releasing is answered and does nothing."""
+    async def has(self, option: str) -> bool:
+        """Whether it was started with this option, for example `enable_memory_saver`."""
         for path in ("/server_info", "/get_server_info"):
             try:
                 info = await self._ask("GET", path, within_s=self._patience.short_s)
             except RefusedCallError:
                 continue
-            return isinstance(info, dict) and info.get("enable_memory_saver") is True
+            return isinstance(info, dict) and info.get(option) is True
         return False
 
     async def release_memory(self) -> None:
+        """Needs the option `enable_memory_saver`: without, this is answered and does nothing."""
         await self._ask("POST", "/release_memory_occupation", {}, within_s=self._patience.token_s)
 
     async def resume_memory(self) -> None:

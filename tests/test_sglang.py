@@ -193,6 +193,21 @@ def test_a_server_that_others_use_gets_less() -> None:
         assert not busy.asked("/v1/chat/completions")
 
 
+def test_a_seed_that_a_server_does_not_keep_to_is_said_once() -> None:
+    notes: list[str] = []
+    with servers(1) as (server,):
+        server.seeds = False
+
+        async def work() -> None:
+            async with opened("judge", {"backend": "sglang", "model": "m", "base_url": server.url}, notes) as model:
+                for _ in range(2):
+                    await model.complete(said("SAY:x"), GREEDY.model_copy(update={"seed": 1}))
+
+        run(work)
+    (note,) = notes
+    assert "--enable-deterministic-inference" in note
+
+
 # New weights
 
 

@@ -81,6 +81,7 @@ class FakeServer:
     model_path: str = "fake"
     waiting: int = 0
     memory_saver: bool = False
+    seeds: bool = True
     delay_s: float = 0.0
     refuse: Callable[[dict[str, Any]], str | None] = lambda body: None
     """Words of a 400 for a request body, or None."""
@@ -163,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/model_info":
             self._send_json({"model_path": state.model_path, "weight_version": state.script.weights})
         elif path == "/server_info":
-            self._send_json({"enable_memory_saver": state.memory_saver})
+            self._send_json({"enable_memory_saver": state.memory_saver, "enable_deterministic_inference": state.seeds})
         elif path == "/v1/loads":
             self._send_json({"loads": [{"num_waiting_reqs": state.waiting, "num_running_reqs": 0}]})
         else:

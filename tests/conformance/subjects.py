@@ -25,6 +25,7 @@ class Subject:
     speaks: bool = True
     """It decodes: limits, stop strings and temperatures mean something. Else it says what it was told."""
     seeds: bool = True
+    """It keeps to a seed."""
     follows: bool = False
     """It is the scripted server, which says what a prompt tells it to, and fails when told to."""
 
@@ -62,12 +63,13 @@ def served_subject(name: str, closing: ExitStack) -> Subject:
 
 
 def real_subject(name: str, url: str, model: str) -> Subject:
+    """SGLang keeps to a seed only with --enable-deterministic-inference, which needs a GPU."""
     ways: dict[str, dict[str, Any]] = {
         "real-sglang": {"backend": "sglang", "base_url": url},
         "real-sglang-as-openai": {"backend": "openai", "base_url": f"{url}/v1"},
         "real-sglang-as-anthropic": {"backend": "anthropic", "base_url": url, "api_key_env": None},
     }
-    return Subject(name, {**ways[name], "model": model}, seeds=name != "real-sglang-as-anthropic")
+    return Subject(name, {**ways[name], "model": model}, seeds=False)
 
 
 def local_subject(folder: Path) -> Subject:

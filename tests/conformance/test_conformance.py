@@ -137,7 +137,7 @@ def test_a_stop_string_ends_the_reply_before_it(subject: Subject) -> None:
 
 def test_a_seed_decides_what_is_sampled(subject: Subject) -> None:
     if not subject.seeds:
-        pytest.skip(f"{subject.name} has no seeds")
+        pytest.skip(f"{subject.name} does not keep to a seed")
 
     async def work(model: ChatModel) -> None:
         async def sampled(seed: int) -> str:
