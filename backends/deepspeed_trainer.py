@@ -21,7 +21,7 @@ from meteor_agents.backends.checkpoint_folder import missing_parts, publish
 from meteor_agents.backends.deepspeed_config import load_config
 from meteor_agents.backends.training_worker import PIPE_VARIABLE
 from meteor_agents.backends.work_folder import ProgressTail, WorkFolder
-from meteor_agents.errors import MissingExtraError, SettingsError, TrainingError
+from meteor_agents.errors import MissingExtraError, NothingToTrainError, SettingsError, TrainingError
 from meteor_agents.events import Event, TrainingNote, TrainingProgress
 from meteor_agents.training import TrainingJob, TrainingReport
 
@@ -41,6 +41,9 @@ _KEPT_VARIABLES = re.compile(
 _LAUNCHER_LINE = re.compile(
     r"\[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py|^\s*$|\w+Warning: |^\s+warnings\.warn|\d+%\|"
 )
+
+_NO_ROWS = re.compile(r"^TrainingError: (no rows to train on: .*)$", re.MULTILINE)
+"""What the worker says last when `training_batches.encode_rows` leaves no row."""
 
 
 class DeepSpeedTrainer:
@@ -201,6 +204,8 @@ def _event(name: str, record: dict[str, Any]) -> Event:
 
 def _finish(work: WorkFolder, folder: Path, job: TrainingJob, code: int, log: Path) -> TrainingReport:
     if code != 0 or not work.report.is_file():
+        if no_rows := _NO_ROWS.search(log.read_text(encoding="utf-8", errors="replace")):
+            raise NothingToTrainError(no_rows[1])
         raise TrainingError(f"{job.name}: training failed (exit code {code}); log: {log}\n{_last_lines(log)}")
     missing = missing_parts(work.checkpoint)
     if missing:

@@ -248,7 +248,8 @@ def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> C
         token_limit=options.token_limit,
         json_schema=options.json_schema,
         note=noting(role, surroundings),
-        timeout_s=settings.limits.timeout_s,
+        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
+        connect_timeout_s=settings.limits.connect_timeout_s,
     )
 
 
@@ -265,7 +266,8 @@ def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -
         headers=headers(role, options),
         json_schema=options.json_schema,
         note=noting(role, surroundings),
-        timeout_s=settings.limits.timeout_s,
+        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
+        connect_timeout_s=settings.limits.connect_timeout_s,
     )
 
 

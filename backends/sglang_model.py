@@ -200,7 +200,7 @@ class SGLangModel:
         except TimeoutError:
             member.failures += 1
             raise TransientModelError(
-                f"{self._name}: no reply from {member.server.host} within {self._timeout_s:g} s"
+                f"{self._name}: no reply from {member.server.host} within {self._timeout_s:g} s", late=True
             ) from None
         except TransientModelError as error:
             if error.retry_after_s is None:  # otherwise it is up, and says when to come again

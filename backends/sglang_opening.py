@@ -33,6 +33,7 @@ def open_sglang(
     """
     options = options_of(role, settings, SGLangOptions)
     name = served_name(role, settings)
+    limits = settings.limits
     note = noting(role, surroundings)
     patience = patience or Patience()
     sent = headers(role, options)
@@ -51,7 +52,8 @@ def open_sglang(
             headers=sent,
             json_schema=options.json_schema,
             note=note,
-            timeout_s=settings.limits.timeout_s,
+            timeout_s=limits.read_timeout_s or limits.timeout_s,
+            connect_timeout_s=limits.connect_timeout_s,
         )
 
     student = role == "student" and trains_here(settings)
@@ -60,7 +62,7 @@ def open_sglang(
         [Member(server, chat(server)) for server in servers],
         launched=launched,
         base=base_checkpoint(settings) if student else None,
-        timeout_s=settings.limits.timeout_s,
+        timeout_s=limits.timeout_s,
         free_while_training=options.while_training == "free",
         note=note,
         patience=patience,

@@ -2,7 +2,7 @@
 
     python benchmarks/bare_client.py aiohttp http://127.0.0.1:PORT/v1 --questions 3000 --in-flight 512
 
-`aiohttp` is a plain aiohttp client; `httpx` is the model of `backends/openai_compatible.py`, without limits, store or engine.
+`aiohttp` is a plain aiohttp client; `httpx` is `backends/openai_compatible.py` without limits, store or engine.
 Prints one JSON object: seconds, and CPU seconds of the calls alone.
 """
 

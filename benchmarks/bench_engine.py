@@ -3,9 +3,9 @@
     python benchmarks/bench_engine.py            all workloads; `make bench-engine`
     python benchmarks/bench_engine.py w1 w2      some of them
 
-The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is that
-of the client's process, user and system, threads included; `all` from its first instruction to its last, `work` without
-starting Python and importing. Memory is the peak of resident memory.
+The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is
+that of the client's process, user and system, threads included; `all` from its first instruction to its last, `work`
+without starting Python and importing. Memory is the peak of resident memory.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Cost:
 
 
 def main(names: list[str]) -> None:
-    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; the server has a process of its own on the same machine")
+    print(
+        f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; the server has a process of its own on the same machine"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         for name in names or list(WORKLOADS):
             for workload in WORKLOADS[name]:
@@ -77,7 +79,9 @@ def run_workload(workload: Workload, scratch: Path) -> None:
         f"\n{workload.name}: {workload.questions:,} questions, student then judge, {workload.in_flight} in flight, "
         f"replies after {workload.delay_s * 1000:g} ms; ideal {workload.ideal_s:.1f} s"
     )
-    print(f"  {'client':18}{'wall':>8}{'ideal/wall':>12}{'CPU/call: work':>16}{'all':>10}{'x aiohttp':>11}{'peak memory':>13}")
+    print(
+        f"  {'client':18}{'wall':>8}{'ideal/wall':>12}{'CPU/call: work':>16}{'all':>10}{'x aiohttp':>11}{'peak memory':>13}"
+    )
     base: float | None = None
     for client in workload.clients:
         with fake_server(workload) as base_url:
@@ -89,7 +93,9 @@ def run_workload(workload: Workload, scratch: Path) -> None:
         cost = engine(base_url, workload, run)
     print_row("the whole engine", workload, cost, base)
     lag = cost.more
-    print(f"  event loop late by: median {lag['lag_p50']:.1f} ms, p99 {lag['lag_p99']:.1f} ms, most {lag['lag_most']:.1f} ms")
+    print(
+        f"  event loop late by: median {lag['lag_p50']:.1f} ms, p99 {lag['lag_p99']:.1f} ms, most {lag['lag_most']:.1f} ms"
+    )
     started = time.perf_counter()
     subprocess.run([*METEOR, "status", str(run / "run"), "--json"], check=True, stdout=subprocess.DEVNULL)
     size = (run / "run" / "run.db").stat().st_size / 1e6
@@ -100,10 +106,8 @@ def print_row(client: str, workload: Workload, cost: Cost, base: float | None) -
     work, whole = (seconds / workload.calls * 1000 for seconds in (cost.work_cpu_s, cost.cpu_s))
     ratio = f"{cost.work_cpu_s / base:.2f}" if base else "-"
     share = workload.ideal_s / cost.wall_s
-    print(
-        f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{work:>13.3f} ms{whole:>7.3f} ms{ratio:>11}{cost.peak_mb:>10.0f} MB",
-        flush=True,
-    )
+    cpu = f"{work:>13.3f} ms{whole:>7.3f} ms"
+    print(f"  {client:18}{cost.wall_s:>6.1f} s{share:>12.0%}{cpu}{ratio:>11}{cost.peak_mb:>10.0f} MB", flush=True)
 
 
 METEOR = [sys.executable, "-m", "meteor_agents.cli"]

@@ -75,6 +75,24 @@ def check(config: Config, set_: Set = None) -> None:
 
 
 @app.command()
+def estimate(
+    config: Config,
+    run_dir: RunDir = None,
+    set_: Set = None,
+    limit: Limit = None,
+    no_train: NoTrain = False,
+    stage: Annotated[
+        Literal["run", "distill", "finetune", "refine", "self-train", "evaluate"],
+        typer.Option(help="Of which stage command."),
+    ] = "run",
+) -> None:
+    """Say what a run will ask of whom: calls, tokens and money by role, less what its run directory holds already."""
+    from meteor_agents.cli.estimating import estimate_config
+
+    estimate_config(config, stage=stage, run_dir=run_dir, overrides=tuple(set_ or ()), limit=limit, no_train=no_train)
+
+
+@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Make a folder with settings, example questions and the prompts, ready to edit."""
     from meteor_agents.cli.starting import make_project

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -20,18 +19,20 @@ from meteor_agents.backends.registry import (
     open_model,
     open_trainer,
 )
-from meteor_agents.calls import Budget, Price, RecordedModel
+from meteor_agents.calls import Budget, Budgeted, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
-from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, Opens
+from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, Opens, ReportsQueue
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
-from meteor_agents.questions import overlap, read_questions, split_questions
+from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
+from meteor_agents.servers import Server
 from meteor_agents.settings import ModelSettings, Settings, decoding
-from meteor_agents.store import Store
+from meteor_agents.store import Records, Store
+from meteor_agents.tally import Tally
 from meteor_agents.templates import Templates
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import Verifier, open_verifier
@@ -43,14 +44,28 @@ def open_templates(folder: Path | None) -> Templates:
     return Templates(BUILTIN_PROMPTS, folder)
 
 
-def open_questions(settings: Settings, *, limit: int | None, observer: Observer) -> QuestionSets:
+SET_APART = "set apart"
+"""The store's name for the ids that a run set apart from its training questions."""
+
+
+def open_questions(
+    settings: Settings, *, limit: int | None, observer: Observer, records: Records | None = None
+) -> QuestionSets:
     """Read and split the questions; a held-out question that occurs in training is refused.
 
-    `limit` caps the training questions, which every stage takes its own from, and each held-out set.
+    `limit` caps the training questions, which every stage takes its own from, and each held-out set. What the run of
+    `records` has set apart stays so, also when questions were added since.
     """
     given = settings.questions
     questions = read_questions(given.path, given.fields)
-    split = split_questions(questions, holdout=given.holdout, gate=given.gate, seed=given.seed)
+    before = records.meta(SET_APART) if records else None
+    split = split_questions(
+        questions,
+        holdout=given.holdout,
+        gate=given.gate,
+        seed=given.seed,
+        before=SetApart.model_validate(before) if before else None,
+    )
     heldout: dict[str, list[Question]] = {"held out": split.holdout} if split.holdout else {}
     for name, path in given.heldout.items():
         if name in heldout:
@@ -70,6 +85,7 @@ def open_questions(settings: Settings, *, limit: int | None, observer: Observer)
         train=split.train,
         gate=split.gate[:limit],
         heldout={name: held[:cap] for name, held in heldout.items()},
+        set_apart=split.set_apart(holdout=given.holdout, gate=given.gate, seed=given.seed),
     )
 
 
@@ -99,21 +115,59 @@ def check_budget(settings: Settings) -> None:
             )
 
 
+class Servers:
+    """The servers of a run, by address: roles with the same one share its concurrency, its pauses and its breaker."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Server] = {}
+
+    def of(self, settings: ModelSettings, model: ChatModel) -> Server | None:
+        """None for a model without a server."""
+        address = _address(settings)
+        if address is None:
+            return None
+        server = self.known.setdefault(address, Server(address, settings.limits.concurrency))
+        server.raise_ceiling(settings.limits.concurrency)
+        if isinstance(model, ReportsQueue):
+            server.report_queue(model)
+        return server
+
+
+def _address(settings: ModelSettings) -> str | None:
+    """Of the server, or of the several that share the work; one that is launched has none yet."""
+    base_url = settings.options.get("base_url")
+    if isinstance(base_url, list | tuple):
+        return ", ".join(sorted(str(url).rstrip("/") for url in base_url))
+    if isinstance(base_url, str):
+        return base_url.rstrip("/")
+    return f"launched for {settings.identity}" if "launch" in settings.options else None
+
+
 def open_role(
-    role: str, settings: ModelSettings, observer: Observer, store: Store | None = None, logs: Path | None = None
-) -> ChatModel:
+    role: str,
+    settings: ModelSettings,
+    observer: Observer,
+    store: Store | None = None,
+    budget: Budget | None = None,
+    servers: Servers | None = None,
+    logs: Path | None = None,
+) -> Retrying:
     """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store.
 
-    A server that the model launches writes to the folder `logs`.
+    The budget is looked at last, so that what waited for its turn meanwhile is not sent. A server that the model launches
+    writes to the folder `logs`.
     """
     model = open_model(role, settings, Surroundings(logs, lambda sentence: observer.on_event(Note(sentence))))
+    server = (servers or Servers()).of(settings, model)
+    if budget is not None:
+        model = Budgeted(model, budget)
 
     def on_retry(reason: str, wait_s: float) -> None:
         if store is not None:
             store.count_soon(role, "retried")
         observer.on_event(CallRetried(role, reason, wait_s))
 
-    return Retrying(Throttled(model, settings.limits), settings.limits, on_retry=on_retry)
+    return Retrying(Throttled(model, settings.limits, server), settings.limits, on_retry=on_retry)
 
 
 async def make_ready(model: ChatModel) -> None:
@@ -147,21 +201,35 @@ async def open_pipeline(
     drain: Drain,
     wanted: Wanted,
     closing: AsyncExitStack,
+    tally: Tally,
 ) -> Pipeline:
-    """Open everything that the run needs, so that what is missing is said before any paid call."""
+    """Open everything that the run needs, so that what is missing is said before any paid call.
+
+    `tally` gets to know the limited models, for what only they can tell.
+    """
     settings = limited(settings, wanted.limit)
     check_budget(settings)
     templates = open_templates(settings.prompts.dir)
-    questions = open_questions(settings, limit=wanted.limit, observer=observer)
+    questions = open_questions(settings, limit=wanted.limit, observer=observer, records=store)
     if wanted.train:
         check_trainable(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
     untrained = base_checkpoint(settings.student)
 
-    student_model = open_role("student", settings.student, observer, store, directory.path)
-    closing.push_async_callback(student_model.aclose)
-    await make_ready(student_model)
+    servers = Servers()
+    lines: list[Throttled] = []
+
+    async def limited_model(role: str, role_settings: ModelSettings) -> ChatModel:
+        model = open_role(role, role_settings, observer, store, budget, servers, directory.path)
+        closing.push_async_callback(model.aclose)
+        await make_ready(model)
+        assert isinstance(model.inner, Throttled)
+        lines.append(model.inner)
+        tally.limited[role] = model.inner
+        return model
+
+    student_model = await limited_model("student", settings.student)
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
@@ -175,8 +243,9 @@ async def open_pipeline(
             store=store,
             budget=budget,
             observer=observer,
-            price=Price(role_settings.price.input, role_settings.price.output) if role_settings.price else None,
+            price=price_of(role_settings),
             weights=_weights_of(server) if changes and server is not None else None,
+            options=role_settings.deciding_options,
         )
         return Voice(recorded, templates, settings.domain, role_settings.sampling)
 
@@ -185,23 +254,19 @@ async def open_pipeline(
     if settings.teacher.backend == REFERENCE:
         teacher = ReferenceTeacher()
     else:
-        teacher_model = open_role("teacher", settings.teacher, observer, store, directory.path)
-        closing.push_async_callback(teacher_model.aclose)
-        await make_ready(teacher_model)
-        teacher = ModelTeacher(voice("teacher", settings.teacher, teacher_model))
+        teacher = ModelTeacher(voice("teacher", settings.teacher, await limited_model("teacher", settings.teacher)))
     judge: Judge
     if settings.judge.verifier:
         verifier = open_judge_verifier(settings, base)
         closing.callback(verifier.close)
         judge = VerifierJudge(verifier)
     else:
-        judge_model = open_role("judge", settings.judge, observer, store, directory.path)
-        closing.push_async_callback(judge_model.aclose)
-        await make_ready(judge_model)
-        judge = ModelJudge(voice("judge", settings.judge, judge_model))
+        judge = ModelJudge(voice("judge", settings.judge, await limited_model("judge", settings.judge)))
 
     assert isinstance(student_voice.speaker, RecordedModel)
     await store.set_meta("templates", templates.hashes())
+    if questions.set_apart is not None:
+        await store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
     return Pipeline(
         settings=settings,
         questions=questions,
@@ -214,6 +279,7 @@ async def open_pipeline(
         drain=drain,
         base=untrained,
         lineage=stored_lineage(store, untrained, directory.checkpoints),
+        lines=lines,
     )
 
 
@@ -221,15 +287,20 @@ def _weights_of(server: LoadsWeights) -> Callable[[], str]:
     return lambda: server.weights
 
 
-def stored_lineage(store: Store, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:
+def price_of(settings: ModelSettings) -> Price | None:
+    """None where calls may be billed and no one said how."""
+    if settings.price is not None:
+        return Price(settings.price.input, settings.price.output)
+    return None if costs_money(settings) else Price(0, 0)
+
+
+def stored_lineage(records: Records, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:
     """The checkpoints that earlier commands of this run arrived at, as far as their folders are there."""
-    rows = store.read("SELECT value FROM meta WHERE key = 'lineage'")
-    known = json.loads(rows[0][0]) if rows else {}
+    known = records.lineage()
     lineage = {BASE: base}
-    if known.get(BASE, {}).get("version") != base.version:
+    if known.get(BASE) != base.version:
         return lineage
-    for label, content in known.items():
-        version = content["version"]
+    for label, version in known.items():
         folder = checkpoints / version
         if label != BASE and version == base.version:
             lineage[label] = base

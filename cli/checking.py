@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from meteor_agents.cli.assembly import (
     open_templates,
 )
 from meteor_agents.cli.config_file import read_config
-from meteor_agents.cli.prompting import check_templates
+from meteor_agents.cli.prompting import EXAMPLE, check_templates
 from meteor_agents.errors import MeteorError, ModelError
 from meteor_agents.events import Event
 from meteor_agents.messages import Question, Status
 from meteor_agents.models import ChatMessage
+from meteor_agents.pipeline import QuestionSets
 from meteor_agents.settings import ModelSettings, Settings
 
 
@@ -34,9 +35,25 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
     settings, base = read_config(config, overrides)
     typer.echo(f"settings: {settings.name}, valid")
     problems: list[MeteorError] = []
-    for check in (_check_questions, _check_templates, _check_training, _check_budget, _check_verifier):
+    sets: list[QuestionSets] = []
+
+    def questions() -> str:
+        sets.append(open_questions(settings, limit=None, observer=_Silent()))
+        return _described(sets[0])
+
+    def train() -> Sequence[Question]:
+        return sets[0].train if sets else ()
+
+    checks: Sequence[Callable[[], str]] = (
+        questions,
+        lambda: _check_templates(settings, train()),
+        lambda: _check_training(settings),
+        lambda: _check_budget(settings),
+        lambda: _check_verifier(settings, base, train()),
+    )
+    for check in checks:
         try:
-            typer.echo(check(settings, base))
+            typer.echo(check())
         except MeteorError as error:
             problems.append(error)
             typer.echo(f"PROBLEM: {error}")
@@ -45,20 +62,17 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
         raise type(problems[0])(f"{len(problems)} problem(s), named above; the first: {problems[0]}")
 
 
-def _check_questions(settings: Settings, base: Path) -> str:
-    sets = open_questions(settings, limit=None, observer=_Silent())
+def _described(sets: QuestionSets) -> str:
     held = ", ".join(f"{len(questions)} {name}" for name, questions in sets.heldout.items()) or "none"
     return f"questions: {len(sets.train)} to train on, {len(sets.gate)} for the gate; held out: {held}; no overlap"
 
 
-def _check_templates(settings: Settings, base: Path) -> str:
-    templates = open_templates(settings.prompts.dir)
-    questions = open_questions(settings, limit=None, observer=_Silent()).train
-    check_templates(templates, settings.domain, questions[0])
+def _check_templates(settings: Settings, questions: Sequence[Question]) -> str:
+    check_templates(open_templates(settings.prompts.dir), settings.domain, questions[0] if questions else EXAMPLE)
     return "prompts: all parse and render"
 
 
-def _check_training(settings: Settings, base: Path) -> str:
+def _check_training(settings: Settings) -> str:
     if not trains_here(settings.student):
         return f"training: none; a student of the backend {settings.student.backend} only converses (--no-train)"
     check_trainable(settings.student)
@@ -66,19 +80,18 @@ def _check_training(settings: Settings, base: Path) -> str:
     return f"training: {settings.training.backend} is installed, its configuration and the student's folder can be used"
 
 
-def _check_budget(settings: Settings, base: Path) -> str:
+def _check_budget(settings: Settings) -> str:
     check_budget(settings)
     limits = {"US dollars": settings.budget.usd, "tokens": settings.budget.tokens}
     given = [f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None]
     return f"budget: {' and '.join(given) or 'none'}"
 
 
-def _check_verifier(settings: Settings, base: Path) -> str:
+def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question]) -> str:
     if settings.judge.verifier is None:
         return f"judge: a model, {settings.judge.identity}"
     verifier = open_judge_verifier(settings, base)
     try:
-        questions: Sequence[Question] = open_questions(settings, limit=None, observer=_Silent()).train
         known = [question for question in questions if question.reference is not None][:20]
         wrong = [q.id for q in known if verifier.verify(q, q.reference or "").status is not Status.CORRECT]
     finally:

@@ -47,7 +47,7 @@ def read_config(config: str, overrides: Sequence[str] = ()) -> tuple[Settings, P
             try:
                 set_value(content, key, yaml.safe_load(value))
             except yaml.YAMLError as error:
-                raise SettingsError(f"--set {override}: the value is not readable as YAML") from error
+                raise SettingsError(f"--set {key}: the value is not readable as YAML") from error
     base = path.resolve().parent
     return load_settings(content, base=base, source=str(path)), base
 

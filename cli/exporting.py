@@ -16,7 +16,7 @@ from meteor_agents.cli.assembly import open_templates
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings import Settings, load_settings
-from meteor_agents.store import current_traces, open_for_reading
+from meteor_agents.store import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 
 What = Literal["sft", "preferences", "traces"]
@@ -29,8 +29,8 @@ def export_run(run: Path, *, what: What, file_format: Literal["jsonl", "parquet"
     if not run.is_dir():
         raise UsageError(f"{run} is not a run directory")
     settings = _settings_of(run)
-    with closing(open_for_reading(run / "run.db")) as connection:
-        traces = current_traces(connection)
+    with closing(open_for_reading(run / "run.db")) as records:
+        traces = list(records.current_traces())
     student = _prompting_student(settings)
     makers = {"sft": _examples, "preferences": _preferences, "traces": _whole}
     rows = list(makers[what](traces, student))

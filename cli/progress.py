@@ -7,13 +7,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -24,18 +24,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
+from meteor_agents.errors import StoreError
 from meteor_agents.events import (
     CallFailed,
     CallFinished,
     CallRetried,
+    CallStarted,
     Draining,
     EvaluationFinished,
     Event,
     Note,
     Observer,
+    Progressed,
     QuestionFinished,
+    QuestionLate,
+    RoleProgress,
     StageFinished,
     StageStarted,
     TrainingNote,
@@ -45,6 +51,12 @@ from meteor_agents.events import (
 
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines about the same thing."""
+DRAW_EVERY_S = 0.5
+"""Seconds between two drawings of a training's progress."""
+LOG_EVERY_S = 10.0
+"""Seconds between two lines of the log about calls."""
+TROUBLE_EVERY_S = 10.0
+"""Seconds between two lines about the same kind of trouble with one role."""
 
 
 @contextmanager
@@ -70,13 +82,39 @@ def sentence(event: Event) -> str | None:
             return f"{checkpoint} on {heldout}: {summary}"
         case TrainingNote(name, text):
             return f"{name}: {text}"
-        case CallRetried(role, reason, wait_s):
-            return f"{role}: trying again in {wait_s:.1f} s: {reason}"
-        case CallFailed(role, reason):
-            return f"{role}: a call failed: {reason}"
-        case Note(text) | Draining(text):
+        case Note(text):
             return text
+        case Draining():
+            return event.text
     return None
+
+
+class Troubles:
+    """Sentences about what may happen thousands of times: one of a kind every `TROUBLE_EVERY_S`, with their number."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._told_at: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+
+    def sentence(self, event: Event) -> str | None:
+        match event:
+            case CallRetried(role, reason, wait_s):
+                return self._seldom(f"{role}: trying again in {wait_s:.1f} s", reason, kind=f"{role} retried")
+            case CallFailed(role, reason):
+                return self._seldom(f"{role}: a call failed", reason, kind=f"{role} failed")
+            case QuestionLate(stage, question_id, reason):
+                return self._seldom(f"{stage}: {question_id} goes to the end of the line", reason, kind=f"{stage} late")
+        return None
+
+    def _seldom(self, what: str, reason: str, *, kind: str) -> str | None:
+        now = self._clock()
+        if now - self._told_at.get(kind, -TROUBLE_EVERY_S) < TROUBLE_EVERY_S:
+            self._untold[kind] += 1
+            return None
+        self._told_at[kind] = now
+        more = self._untold.pop(kind, 0)
+        return f"{what}: {reason}" + (f" (and {more:,} more like it since the last line)" if more else "")
 
 
 def duration(seconds: float) -> str:
@@ -84,70 +122,74 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class Counts:
-    """What both views show of the stage that is going on."""
+def stage_line(now: Progressed) -> str:
+    """Where the stage stands, in one line."""
+    parts = [f"{n:,} {outcome}" for outcome, n in now.outcomes.items()]
+    if len(now.accepted_at_try) > 1:
+        parts.append("accepted at try " + ", ".join(f"{t}: {n:,}" for t, n in now.accepted_at_try.items()))
+    if now.late:
+        parts.append(f"{now.late:,} put back in line, late")
+    if now.seconds_left is not None and now.done < now.questions:
+        parts.append(f"{duration(now.seconds_left)} left")
+    return "; ".join(parts)
 
-    def __init__(self) -> None:
-        self.stage = ""
-        self.questions = self.done = 0
-        self.outcomes: Counter[str] = Counter()
-        self.tries: Counter[int] = Counter()
-        self.output_tokens = self.reused = self.calls = 0
-        self.started = time.monotonic()
 
-    def start(self, event: StageStarted) -> None:
-        self.__init__()  # type: ignore[misc]  # a new stage starts from nothing
-        self.stage, self.questions, self.done = event.stage, event.questions, event.done
+def role_cells(role: RoleProgress) -> dict[str, str]:
+    """What is shown of a role: heading -> cell."""
+    return {
+        "role": role.role,
+        "done": f"{role.made:,}",
+        "in flight": f"{role.in_flight - role.waiting:,}" + (f" (+{role.waiting:,} wait)" if role.waiting else ""),
+        "reused": f"{role.reused:,}",
+        "retried": f"{role.retried:,}",
+        "failed": f"{role.failed:,}",
+        "tokens in/out": f"{role.input_tokens:,}/{role.output_tokens:,}",
+        "USD": "no price" if role.usd is None else f"{role.usd:.4f}",
+        "calls/s": f"{role.calls_per_s:.1f}",
+        "at once": "" if role.concurrency is None else f"{role.concurrency} ({role.concurrency_why})",
+        "slowest": f"{role.slowest_question} {duration(role.slowest_s)}" if role.slowest_question else "",
+    }
 
-    def add(self, event: Event) -> None:
-        match event:
-            case QuestionFinished(_, _, outcome, tries):
-                self.done += 1
-                self.outcomes[outcome] += 1
-                if outcome == "accepted":
-                    self.tries[tries] += 1
-            case CallFinished(_, reused, _, _, output_tokens):
-                self.calls += not reused
-                self.reused += reused
-                self.output_tokens += output_tokens
 
-    def summary(self) -> str:
-        parts = [f"{n} {outcome}" for outcome, n in self.outcomes.items()]
-        if self.tries and self.stage == "refine":
-            parts.append("accepted at try " + ", ".join(f"{t}: {n}" for t, n in sorted(self.tries.items())))
-        elapsed = time.monotonic() - self.started
-        if self.output_tokens and elapsed > 1:
-            parts.append(f"{self.output_tokens / elapsed:,.0f} tokens/s")
-        if self.reused:
-            parts.append(f"{self.reused} replies reused")
-        return "; ".join(parts)
+def role_line(role: RoleProgress) -> str:
+    """A role in one line."""
+    cells = role_cells(role)
+    said = ", ".join(f"{name} {cell}" for name, cell in cells.items() if name != "role" and cell not in ("", "0"))
+    return f"  {role.role}: {said}"
 
 
 class PlainLines:
-    """One line a fact; progress at most every `PLAIN_EVERY_S`."""
+    """One line a fact; progress at most every `PLAIN_EVERY_S`, and a line for each role with it."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
-        self._counts = Counts()
+        self._troubles = Troubles(clock)
         self._shown_at = clock()
+        self._shown: tuple[str, int] = ("", 0)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, StageStarted):
-            self._counts.start(event)
-            reused = f" ({event.done} done before)" if event.done else ""
-            self._say(f"{event.stage}: {event.questions} questions{reused}")
-            return
-        self._counts.add(event)
-        text = sentence(event)
-        if text is not None:
+            reused = f" ({event.done:,} done before)" if event.done else ""
+            self._say(f"{event.stage}: {event.questions:,} questions{reused}")
+        elif (text := sentence(event) or self._troubles.sentence(event)) is not None:
             self._say(text)
-        elif self._clock() - self._shown_at >= PLAIN_EVERY_S:
-            if isinstance(event, TrainingProgress):
+        elif isinstance(event, TrainingProgress):
+            if self._due():
                 self._say(training_line(event))
-            elif isinstance(event, QuestionFinished | CallFinished):
-                counts = self._counts
-                self._say(f"{counts.stage}: {counts.done} of {counts.questions}; {counts.summary()}")
+        elif isinstance(event, Progressed) and self._due() and self._moved(event):
+            self._say(f"{event.stage}: {event.done:,} of {event.questions:,}; {stage_line(event)}")
+            for role in event.roles:
+                self._say(role_line(role))
+
+    def _due(self) -> bool:
+        return self._clock() - self._shown_at >= PLAIN_EVERY_S
+
+    def _moved(self, now: Progressed) -> bool:
+        """Something is under way or was done since the last lines."""
+        calls = sum(role.made + role.failed + role.retried + role.in_flight for role in now.roles)
+        before, self._shown = self._shown, (now.stage, calls)
+        return before != self._shown or any(role.in_flight for role in now.roles)
 
     def _say(self, text: str) -> None:
         self._shown_at = self._clock()
@@ -162,11 +204,15 @@ def training_line(event: TrainingProgress) -> str:
 
 
 class LiveView:
-    """Finished facts scroll by above; below, one bar for the stage and one for the training that is going on."""
+    """Finished facts scroll by above; below, bars for the stage and the training that is going on, and a row a role.
 
-    def __init__(self, console: Console) -> None:
+    Drawn once a second, and not for each event.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
-        self._counts = Counts()
+        self._clock = clock
+        self._troubles = Troubles(clock)
         self._progress = Progress(
             TextColumn("[bold]{task.description}", markup=True),
             BarColumn(),
@@ -177,7 +223,8 @@ class LiveView:
             console=console,
         )
         self._detail = Text("")
-        self._live = Live(Group(self._progress, self._detail), console=console, refresh_per_second=8)
+        self._live = Live(self._progress, console=console, auto_refresh=False)
+        self._drawn_at = clock()
         self._stage: TaskID | None = None
         self._training: TaskID | None = None
 
@@ -192,42 +239,66 @@ class LiveView:
 
     def on_event(self, event: Event) -> None:
         match event:
+            case CallStarted() | CallFinished() | QuestionFinished():
+                return
             case StageStarted(stage, questions, done):
-                self._counts.start(event)
                 self._drop_bars()
                 self._stage = self._progress.add_task(stage, total=questions, completed=done)
             case TrainingProgress(name, step, steps):
                 if self._training is None:
                     self._training = self._progress.add_task(name, total=steps)
                 self._progress.update(self._training, description=name, completed=step, total=steps)
-                self._detail.plain = training_line(event)
+                if self._clock() - self._drawn_at >= DRAW_EVERY_S:
+                    self._draw(Text(training_line(event)))
             case UpdateFinished():
                 if self._training is not None:
                     self._progress.remove_task(self._training)
                     self._training = None
             case StageFinished():
                 self._drop_bars()
-        self._counts.add(event)
-        if isinstance(event, QuestionFinished | CallFinished):
-            if self._stage is not None:
-                self._progress.update(self._stage, completed=self._counts.done)
-            self._detail.plain = self._counts.summary()
-        text = sentence(event)
+            case Progressed():
+                if self._stage is not None:
+                    self._progress.update(self._stage, completed=event.done)
+                if self._training is None:
+                    self._draw(Text(stage_line(event)), roles_table(event.roles))
+        text = sentence(event) or self._troubles.sentence(event)
         if text is not None:
             self._console.print(text, markup=False, highlight=False)
+
+    def _draw(self, *below: RenderableType) -> None:
+        self._drawn_at = self._clock()
+        self._live.update(Group(self._progress, *below), refresh=True)
 
     def _drop_bars(self) -> None:
         for task in (self._stage, self._training):
             if task is not None:
                 self._progress.remove_task(task)
         self._stage = self._training = None
-        self._detail.plain = ""
+        self._draw()
+
+
+def roles_table(roles: Sequence[RoleProgress]) -> Table:
+    """A row for each role; columns that say nothing for any role are left out."""
+    rows = [role_cells(role) for role in roles if role.made or role.reused or role.in_flight or role.failed]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    told = [name for name in (rows[0] if rows else {}) if any(row[name] not in ("", "0") for row in rows)]
+    for name in told:
+        table.add_column(name, justify="left" if name in ("role", "at once", "slowest") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(row[name]) for name in told))
+    return table
 
 
 class JsonLog:
-    """Every event as one JSON object a line: time, event, and the event's own fields."""
+    """One JSON object a line: time, event, and the event's own fields. Of calls, the sums every `LOG_EVERY_S`.
 
-    def __init__(self, path: Path) -> None:
+    Written through at every event that is rare; the others wait for it. Raises `StoreError` when it cannot be written.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._logged_at = clock()
         self._out = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> JsonLog:
@@ -236,10 +307,28 @@ class JsonLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._out.close()
+        with suppress(OSError):  # the disk is full: that has been said where it was met first
+            self._out.close()
 
     def on_event(self, event: Event) -> None:
-        line = {"time": round(time.time(), 3), "event": type(event).__name__, **dataclasses.asdict(event)}
-        self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if not isinstance(event, CallFinished):
-            self._out.flush()
+        if isinstance(event, CallStarted | CallFinished):
+            return
+        if isinstance(event, Progressed):
+            if self._clock() - self._logged_at < LOG_EVERY_S and event.done < event.questions:
+                return
+            self._logged_at = self._clock()
+        try:
+            self._out.write(_json_line(event))
+            if not isinstance(event, QuestionFinished | CallRetried):
+                self._out.flush()
+        except OSError as error:
+            raise StoreError(
+                f"{self._path} cannot be written: {error.strerror}; free some space and run again"
+            ) from error
+
+
+def _json_line(event: Event) -> str:
+    """`dataclasses.asdict` copies deeply, at ten times the cost of the line."""
+    names = event.__dataclass_fields__  # type: ignore[attr-defined]  # every event is a dataclass
+    line = {"time": round(time.time(), 3), "event": type(event).__name__, **{n: getattr(event, n) for n in names}}
+    return json.dumps(line, ensure_ascii=False, default=dataclasses.asdict) + "\n"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +15,18 @@ import typer
 
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
+from meteor_agents.cli.estimating import announce
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
-from meteor_agents.engine import Drain, Interrupted
+from meteor_agents.engine import Drain, Interrupted, first_error
+from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
+from meteor_agents.servers import watch_queues
 from meteor_agents.settings import Settings
 from meteor_agents.store import Store
+from meteor_agents.tally import Tally, keep_telling
 
 STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "run": Pipeline.run,
@@ -30,6 +36,10 @@ STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "self-train": Pipeline.self_train,
     "evaluate": Pipeline.measure,
 }
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a full or failing disk says, to whoever writes to it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,13 @@ def run_stage(stage: str, request: RunRequest) -> None:
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}; what was committed is still there: make room on that disk "
+                "and run the same command again"
+            ) from error
         finally:
             store.close()
     if stage in ("run", "evaluate"):
@@ -73,16 +90,47 @@ async def _run(
         beams=stage in ("run", "self-train"),
         limit=request.limit,
     )
-    with open_progress() as progress, JsonLog(directory.log) as log, _interrupts(drain, progress):
-        observer: Observer = Observers([progress, log])
-        async with AsyncExitStack() as closing:
-            pipeline = await open_pipeline(settings, base, directory, store, observer, drain, wanted, closing)
-            directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
-            await STAGES[stage](pipeline)
+    tally = Tally()
+    with open_progress() as progress, JsonLog(directory.log) as log:
+        observer: Observer = Observers([tally, progress, log])
+        with _interrupts(drain, tally, observer):
+            async with AsyncExitStack() as closing:
+                pipeline = await open_pipeline(
+                    settings, base, directory, store, observer, drain, wanted, closing, tally
+                )
+                directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+                await announce(stage, request.limit, pipeline)
+                servers = {id(line.server): line.server for line in tally.limited.values()}
+                _collect_rarely()
+                async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
+                    await STAGES[stage](pipeline)
+        observer.on_event(tally.progress())
+
+
+def _collect_rarely() -> None:
+    """What is here now stays: the garbage collector need not look at it with every few hundred calls."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+@asynccontextmanager
+async def _beside(*companions: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run the companions while the body runs, and no longer. One that fails ends the body."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(companion) for companion in companions]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except ExceptionGroup as errors:
+        raise first_error(errors) from errors
 
 
 @contextmanager
-def _interrupts(drain: Drain, observer: Observer) -> Iterator[None]:
+def _interrupts(drain: Drain, tally: Tally, observer: Observer) -> Iterator[None]:
     """First Ctrl-C (or SIGTERM): admit nothing new and finish. Second: cancel everything now."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
@@ -93,7 +141,7 @@ def _interrupts(drain: Drain, observer: Observer) -> Iterator[None]:
                 task.cancel()
         else:
             drain.request()
-            observer.on_event(Draining())
+            observer.on_event(Draining(tally.in_flight()))
 
     handled = (signal.SIGINT, signal.SIGTERM)
     for signal_ in handled:

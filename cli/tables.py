@@ -13,7 +13,8 @@ from rich.table import Table
 from meteor_agents.cli.progress import duration
 from meteor_agents.evaluation import Metrics
 from meteor_agents.pipeline import LINEAGE
-from meteor_agents.status import read_status, tokens_by_stage
+from meteor_agents.recipes import FINETUNE
+from meteor_agents.status import read_status
 from meteor_agents.store import open_for_reading
 
 TITLES = {
@@ -42,9 +43,9 @@ What to do next
 def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = None) -> None:
     """How much each stage brought: one row a checkpoint, one column a held-out set with its 95 % interval."""
     console = console or Console()
-    with closing(open_for_reading(run / "run.db")) as connection:
-        status = read_status(connection)
-        spoken = tokens_by_stage(connection)
+    with closing(open_for_reading(run / "run.db")) as records:
+        status = read_status(records)
+        spoken = records.tokens_by_stage()
     scored = {label: content for content in status["scores"].values() for label in content["labels"]}
     sets = [heldout for heldout in _sets(status) if ": pairwise" not in heldout]
     if not sets:
@@ -108,12 +109,16 @@ def guided_updates(status: dict[str, Any]) -> str | None:
     )
 
 
+_COUNTS = ("questions", "accepted", "exhausted", "failed")
+
+
 def status_table(status: dict[str, Any]) -> Table:
     table = Table(title="stages", title_justify="left")
     for column in ("stage", "state", "questions", "accepted", "exhausted", "failed", "time"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
     for stage, row in status["stages"].items():
-        counts = (str(row[name]) for name in ("questions", "accepted", "exhausted", "failed"))
+        held = stage != FINETUNE  # which trains, and asks no one
+        counts = (str(row[name]) if held or name == "questions" else "-" for name in _COUNTS)
         table.add_row(stage, row["state"], *counts, duration(row["seconds"]))
     return table
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .agents import Occasion
+from .call_keys import call_key
 from .errors import BudgetReached, ModelError
-from .events import CallFailed, CallFinished, Observer
+from .events import CallFailed, CallFinished, CallStarted, Observer
 from .models import ChatMessage, ChatModel, Completion, SamplingParams, Usage
 from .store import Store
 
@@ -25,7 +26,9 @@ class Price:
     output: float
 
     def usd(self, usage: Usage) -> float | None:
-        """None when the server did not say how many tokens it used."""
+        """None when the server did not say how many tokens it used, unless tokens cost nothing."""
+        if not (self.input or self.output):
+            return 0.0
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
         return (usage.input_tokens * self.input + usage.output_tokens * self.output) / 1e6
@@ -51,12 +54,32 @@ class Budget:
         self._usd += usd or 0.0
 
 
+class Budgeted:
+    """Asks `inner` while the budget lasts. Inside the limits: a call that waited for its turn is not sent after the end."""
+
+    def __init__(self, inner: ChatModel, budget: Budget) -> None:
+        self.inner = inner
+        self._budget = budget
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        self._budget.check()
+        return await self.inner.complete(messages, sampling)
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
 class RecordedModel:
     """A role's model as its agent speaks through it.
 
-    The call's key is a hash of what decides the reply: role, model, messages, sampling, try number. The weights version
-    is the second half of the key: a stored reply serves when the current weights spoke it, or, while a conversation is
-    resumed, an earlier version of the same stage (`also_reusable`), since those words were really said.
+    The call's key is a hash of what decides the reply: role, model, messages, sampling, try number (`call_keys`). The
+    weights version is the second half of the key: a stored reply serves when the current weights spoke it, or, while a
+    conversation is resumed, an earlier version of the same stage (`also_reusable`), since those words were really said.
+    `options` are the settings of the backend that may change a reply.
     """
 
     def __init__(
@@ -70,6 +93,7 @@ class RecordedModel:
         observer: Observer,
         price: Price | None = None,
         weights: Callable[[], str] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
         self._role = role
@@ -79,10 +103,12 @@ class RecordedModel:
         self._observer = observer
         self._price = price
         self._weights = weights
+        self._options = options
         self.also_reusable: dict[str, tuple[str, ...]] = {}
         """Stage -> older weights versions whose stored replies still count there, newest first."""
         self._only: str | None = None
         self._admitted = asyncio.Event()
+        self._asking: dict[tuple[str, int], asyncio.Event] = {}
 
     @asynccontextmanager
     async def only(self, stage: str) -> AsyncIterator[None]:
@@ -100,24 +126,44 @@ class RecordedModel:
     ) -> Completion:
         while self._only not in (None, occasion.stage):
             await self._admitted.wait()
-        request = {
-            "messages": [message.model_dump() for message in messages],
-            "sampling": sampling.model_dump(mode="json"),
-        }
-        key = call_key(self._role, self._identity, request, occasion.tries, occasion.again)
-        older = self.also_reusable.get(occasion.stage, ())
-        stored = await self._store.find_call(key, (self._version(), *older))
+        said = [(message.role, message.content) for message in messages]
+        key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
+        same = (key, sampling.max_tokens)
+        while (stored := self._stored(key, sampling, occasion)) is None and same in self._asking:
+            await self._asking[same].wait()  # another question reads the same: its reply will serve
         if stored is not None:
-            await self._store.count(self._role, "reused")
+            self._store.count_soon(self._role, "reused")
             self._observer.on_event(CallFinished(self._role, True, 0.0, 0, 0))
             return stored
+        with self._told(same):
+            return await self._ask(key, messages, sampling, occasion)
+
+    def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
+        """Looked up on the loop: by index, which takes less than the way to a thread and back."""
+        older = self.also_reusable.get(occasion.stage, ())
+        return self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
+
+    @contextmanager
+    def _told(self, same: tuple[str, int]) -> Iterator[None]:
+        """Whoever wants the same reply waits until the body ends, however it does."""
+        ended = self._asking[same] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._asking[same]
+            ended.set()
+
+    async def _ask(
+        self, key: str, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion:
         self._budget.check()
+        self._observer.on_event(CallStarted(self._role, occasion.question_id))
         started = time.monotonic()
         try:
             reply = await self._model.complete(messages, sampling)
         except ModelError as error:
-            await self._store.count(self._role, "failed")
-            self._observer.on_event(CallFailed(self._role, str(error)))
+            self._store.count_soon(self._role, "failed")
+            self._observer.on_event(CallFailed(self._role, str(error), occasion.question_id))
             raise
         if self._weights is None:
             reply = _as_spoken_by(reply, self._identity)
@@ -130,13 +176,22 @@ class RecordedModel:
             occasion.stage,
             occasion.question_id,
             occasion.tries,
-            json.dumps(request),
+            _request(messages, sampling),
             reply,
             usd,
             seconds,
+            max_tokens=sampling.max_tokens,
         )
         self._observer.on_event(
-            CallFinished(self._role, False, seconds, reply.usage.input_tokens or 0, reply.usage.output_tokens or 0)
+            CallFinished(
+                self._role,
+                False,
+                seconds,
+                reply.usage.input_tokens or 0,
+                reply.usage.output_tokens or 0,
+                occasion.question_id,
+                usd,
+            )
         )
         return reply
 
@@ -144,9 +199,9 @@ class RecordedModel:
         return self._weights() if self._weights else self._identity
 
 
-def call_key(role: str, identity: str, request: object, tries: int, again: int = 0) -> str:
-    content = json.dumps([role, identity, request, tries, again], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
+def _request(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+    said = [{"role": message.role, "content": message.content} for message in messages]
+    return json.dumps({"messages": said, "sampling": sampling.model_dump(mode="json")}, ensure_ascii=False)
 
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:

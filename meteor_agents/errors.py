@@ -13,6 +13,7 @@
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
     ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
+    │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
     ├── StoreError            the run directory cannot be used as it is
     └── BudgetReached         the run stopped at its budget, everything saved: exit code 3
 
@@ -86,6 +87,10 @@ class ServerDown(MeteorError):
 
 class TrainingError(MeteorError):
     """A training job failed. The message holds the last lines of its log."""
+
+
+class NothingToTrainError(TrainingError):
+    """No row of a job can be trained on, for example because all are longer than `max_length`."""
 
 
 class StoreError(MeteorError):

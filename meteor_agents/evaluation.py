@@ -89,6 +89,11 @@ def fingerprint(question: Question) -> str:
     return hashlib.sha256(question.model_dump_json().encode()).hexdigest()[:16]
 
 
+def is_scored(result: Result | None, question: Question) -> bool:
+    """There is a result, with a verdict, for the question as it reads now."""
+    return result is not None and result.status is not Status.ERROR and result.asked == fingerprint(question)
+
+
 def _result(question: Question, attempt: Attempt, status: Status, explanation: str) -> Result:
     return Result(asked=fingerprint(question), attempt=attempt, status=status, explanation=explanation)
 

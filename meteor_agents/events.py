@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
 class Event:
-    """The root of all events."""
+    """The root of all events. Observers leave them as they are."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,31 @@ class StageFinished(Event):
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class CallStarted(Event):
+    """A model is going to be asked. The three events of calls are not frozen: they are made for every call."""
+
+    role: str
+    question_id: str
+
+
+@dataclass(slots=True)
 class CallFinished(Event):
     role: str
     reused: bool
     seconds: float
     input_tokens: int
     output_tokens: int
+    question_id: str = ""
+    usd: float | None = None
+    """None: no price is known, or no number of tokens."""
+
+
+@dataclass(slots=True)
+class CallFailed(Event):
+    role: str
+    reason: str
+    question_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +63,57 @@ class CallRetried(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class CallFailed(Event):
-    role: str
+class QuestionLate(Event):
+    """No reply in time: the question goes to the end of the line."""
+
+    stage: str
+    question_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleProgress:
+    """One role's calls in this session of the run, up to now."""
+
+    role: str
+    made: int
+    reused: int
+    retried: int
+    failed: int
+    in_flight: int
+    """Asked and not yet answered, those that wait for their turn included."""
+    waiting: int
+    """Of those, the ones that wait for their turn."""
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    """None: no price is known."""
+    calls_per_s: float
+    """Over the last seconds."""
+    concurrency: int | None
+    """Calls at once, now; None where nothing limits them."""
+    concurrency_why: str
+    slowest_question: str | None
+    """The question whose call has been under way for longest."""
+    slowest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed(Event):
+    """Where the stage stands: once a second, however many calls there are."""
+
+    stage: str
+    questions: int
+    done: int
+    outcomes: dict[str, int]
+    accepted_at_try: dict[int, int]
+    late: int
+    """Questions that were put back in line."""
+    seconds: float
+    """Since the stage began in this session."""
+    seconds_left: float | None
+    """At the rate of the last minute; None when that is not known."""
+    roles: tuple[RoleProgress, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +174,13 @@ class Note(Event):
 class Draining(Event):
     """The run was asked to stop: it admits nothing new."""
 
-    text: str = "stopping: finishing what is in flight (Ctrl-C again stops now; nothing received is lost)"
+    in_flight: int
+    """Calls that are finished first."""
+
+    @property
+    def text(self) -> str:
+        calls = "1 call" if self.in_flight == 1 else f"{self.in_flight} calls"
+        return f"stopping: finishing {calls} in flight (Ctrl-C again stops now; nothing received is lost)"
 
 
 class Observer(Protocol):

@@ -1,7 +1,7 @@
 """How fast a model may be asked, and how often again: wrappers that are chat models themselves.
 
-`Retrying(Throttled(model, limits), limits)`: each try passes the throttle, and waiting for a slot is not part of a
-call's time-out.
+`Retrying(Throttled(model, limits, server), limits)`: each try passes the throttle, and waiting for a slot is not part of a
+call's time-out. The role's own limits come first, then those of the server, which other roles may share.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from tenacity import (
     wait_random,
 )
 
-from .errors import TransientModelError
+from .errors import ModelError, TransientModelError
 from .models import BoundsItsCalls, ChatMessage, ChatModel, Completion, SamplingParams
+from .servers import GIVE_UP_S, Server, Slots
 
 CHARACTERS_PER_TOKEN = 4
 """For guessing a prompt's tokens before the server counts them."""
 POLL_S = 0.05
 """How often the one waiter at the head of a queue looks whether the window has room again."""
-GIVE_UP_S = 900
-"""A server that asks for a longer pause than this (a day's quota is spent) is not waited for."""
 
 
 class Limits(BaseModel):
@@ -41,12 +40,16 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     concurrency: int = Field(default=64, ge=1)
-    """Calls in flight at once."""
+    """Calls in flight at once. A server that says it is too much gets fewer, until it takes more again."""
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
     """Prompt and reply together, in any window of 60 seconds."""
     timeout_s: float = Field(default=120, gt=0)
-    """Of one try at a server. A model in this process has none: it is slow at times, but never lost."""
+    """Of one try at a server, in all. A model in this process has none: it is slow at times, but never lost."""
+    connect_timeout_s: float = Field(default=20, gt=0)
+    """Until a server takes the connection."""
+    read_timeout_s: float | None = Field(default=None, gt=0)
+    """Between two pieces of a reply; None: only `timeout_s` counts."""
     retries: int = Field(default=5, ge=0)
     """Further tries after a failure that may pass."""
 
@@ -75,17 +78,21 @@ def innermost(model: ChatModel) -> ChatModel:
 
 
 class Throttled:
-    """Asks `inner` no more than `limits` allow. A try that takes too long raises `TransientModelError`.
+    """Asks `inner` no more than `limits` and its server allow. A try that takes too long raises `TransientModelError`.
 
+    `server` is shared by the roles that it serves; without one, the model has a server of its own that never adapts.
     `minute_s` is the length of the window that the per-minute limits speak of.
     """
 
-    def __init__(self, inner: ChatModel, limits: Limits, *, minute_s: float = 60) -> None:
+    def __init__(self, inner: ChatModel, limits: Limits, server: Server | None = None, *, minute_s: float = 60) -> None:
         self.inner = inner
         core = innermost(inner)
         untimed = isinstance(core, BoundsItsCalls) or (isinstance(core, RunsHere) and core.in_process)
+        self.server = server or Server(inner.name, limits.concurrency, adaptive=False)
+        self.waiting = 0
+        """Calls that are not yet allowed to start."""
         self._timeout_s = None if untimed else limits.timeout_s
-        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._slots = Slots(limits.concurrency)
         self._requests = RequestWindow(limits.requests_per_minute, minute_s) if limits.requests_per_minute else None
         self._tokens = TokenWindow(limits.tokens_per_minute, minute_s) if limits.tokens_per_minute else None
 
@@ -93,26 +100,72 @@ class Throttled:
     def name(self) -> str:
         return self.inner.name
 
+    @property
+    def ceiling(self) -> int:
+        """Calls at once when all goes well."""
+        return self._slots.limit
+
+    @property
+    def allowed(self) -> int:
+        """Calls at once, now."""
+        return min(self._slots.limit, self.server.allowed)
+
+    def why(self) -> str:
+        """Why `allowed` is what it is, for a person."""
+        if self._requests is not None and self._requests.waiting:
+            return "requests_per_minute"
+        if self._tokens is not None and self._tokens.waiting:
+            return "tokens_per_minute"
+        return self.server.why()
+
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
-        async with self._slots:
-            if self._requests is not None:
-                await self._requests.enter()
-            if self._tokens is None:
-                return await self._in_time(messages, sampling)
-            booking = await self._tokens.book(_expected_tokens(messages, sampling))
-            completion = await self._in_time(messages, sampling)
-            booking.tokens = _used_tokens(completion) or booking.tokens
-            return completion
+        self.waiting += 1
+        waiting = True
+        try:
+            await self._slots.enter()
+        except BaseException:
+            self.waiting -= 1
+            raise
+        try:
+            booking = await self._booked(messages, sampling)
+            generation = await self.server.enter()
+            self.waiting -= 1
+            waiting = False
+            try:
+                completion = await self._in_time(messages, sampling)
+            except ModelError as error:
+                self.server.failed(generation, error)
+                raise
+            finally:
+                self.server.leave()
+            self.server.succeeded(completion.pause_s)
+        finally:
+            self.waiting -= waiting
+            self._slots.leave()
+        if booking is not None and self._tokens is not None:
+            self._tokens.settle(booking, _used_tokens(completion))
+        return completion
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep before another try. Raises `ServerDown` as soon as the server is given up."""
+        await self.server.rest(seconds)
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+    async def _booked(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Booking | None:
+        if self._requests is not None:
+            await self._requests.enter()
+        if self._tokens is None:
+            return None
+        return await self._tokens.book(_expected_tokens(messages, sampling))
 
     async def _in_time(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await self.inner.complete(messages, sampling)
         except TimeoutError as late:
-            raise TransientModelError(f"{self.name}: no reply within {self._timeout_s} s") from late
+            raise TransientModelError(f"{self.name}: no reply within {self._timeout_s:g} s", late=True) from late
 
 
 def _expected_tokens(messages: Sequence[ChatMessage], sampling: SamplingParams) -> int:
@@ -133,6 +186,10 @@ class RequestWindow:
         self._throttler = Throttler(rate_limit=limit, period=window_s, retry_interval=min(POLL_S, window_s / 10))
         self._head = asyncio.Lock()
 
+    @property
+    def waiting(self) -> bool:
+        return self._head.locked()
+
     async def enter(self) -> None:
         async with self._head:  # the throttler polls: one waiter costs nothing, a thousand cost a core
             await self._throttler.acquire()
@@ -144,6 +201,8 @@ class Booking:
 
     at: float
     tokens: int
+    gone: bool = False
+    """Older than the window."""
 
 
 class TokenWindow:
@@ -153,25 +212,49 @@ class TokenWindow:
         self._limit = limit
         self._window_s = window_s
         self._bookings: deque[Booking] = deque()
+        self._booked = 0
         self._head = asyncio.Lock()
+
+    @property
+    def waiting(self) -> bool:
+        return self._head.locked()
 
     async def book(self, tokens: int) -> Booking:
         async with self._head:
-            while self._booked() + tokens > self._limit and self._bookings:  # noqa: ASYNC110 - what is awaited is time
+            while not self._has_room(tokens):  # noqa: ASYNC110 - what is awaited is time
                 await asyncio.sleep(min(POLL_S, self._window_s / 10))
             booking = Booking(time.monotonic(), tokens)
             self._bookings.append(booking)
+            self._booked += tokens
             return booking
 
-    def _booked(self) -> int:
+    def settle(self, booking: Booking, used: int | None) -> None:
+        """What the call really used takes the place of what was expected; None: unknown."""
+        if used is not None and not booking.gone:
+            self._booked += used - booking.tokens
+            booking.tokens = used
+
+    def _has_room(self, tokens: int) -> bool:
         oldest = time.monotonic() - self._window_s
         while self._bookings and self._bookings[0].at < oldest:
-            self._bookings.popleft()
-        return sum(booking.tokens for booking in self._bookings)
+            booking = self._bookings.popleft()
+            booking.gone = True
+            self._booked -= booking.tokens
+        return self._booked + tokens <= self._limit or not self._bookings
+
+
+@runtime_checkable
+class Rests(Protocol):
+    """A model that knows how to wait for its server."""
+
+    async def rest(self, seconds: float) -> None: ...
 
 
 class Retrying:
     """Asks `inner` again, up to `limits.retries` times, when it raises `TransientModelError`.
+
+    A call that was late is not asked again here: whoever waits for it would wait several time-outs in a row. The engine
+    puts its question back in line.
 
     Pauses grow exponentially from `first_wait_s` to `longest_wait_s` with jitter, and are never shorter than what the
     server asked for. `on_retry` hears the reason and the pause before each. The last error is raised as it is.
@@ -188,6 +271,7 @@ class Retrying:
     ) -> None:
         self.inner = inner
         self._tries = limits.retries + 1
+        self._rest = inner.rest if isinstance(inner, Rests) else asyncio.sleep
         self._on_retry = on_retry
         self._pause = wait_exponential(multiplier=first_wait_s, max=longest_wait_s) + wait_random(0, first_wait_s)
 
@@ -199,6 +283,8 @@ class Retrying:
         try:
             return await self.inner.complete(messages, sampling)
         except TransientModelError as error:
+            if error.late:
+                raise
             first = error
         return await self._again(first, messages, sampling)
 
@@ -221,6 +307,7 @@ class Retrying:
             wait=self._wait_s,
             retry=retry_if_exception(_may_pass),
             before_sleep=self._tell,
+            sleep=self._rest,
             reraise=True,
         )
         return await retrying(attempt)
@@ -233,7 +320,7 @@ class Retrying:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, TransientModelError) and (error.retry_after_s or 0) <= GIVE_UP_S
+    return isinstance(error, TransientModelError) and not error.late and (error.retry_after_s or 0) <= GIVE_UP_S
 
 
 def _error(state: RetryCallState) -> TransientModelError:

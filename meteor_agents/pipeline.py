@@ -1,36 +1,34 @@
 """The stages in order: conversations, updates of the student with their gate, evaluation. Everything resumes.
 
-Each stage has a *recipe*: a hash of what decides its conversations (starting weights, models, sampling, prompts, stage
-settings). Traces, rounds and results are stored under it, so an unchanged run finds all its work again and an edited one
-finds whatever the edit leaves valid.
+Traces, rounds and results are stored under the stage's recipe (`recipes`), so an unchanged run finds all its work again
+and an edited one finds whatever the edit leaves valid.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from . import conversations
 from .agents import Judge, ModelJudge, Student, Teacher
 from .calls import RecordedModel
+from .checkpoints import needed, prune
 from .conversations import DISTILL, REFINE, SELF_TRAIN
-from .engine import Drain, converse
-from .errors import CredentialsError, MeteorError, ModelError, UsageError
+from .engine import Drain, Line, Window, converse
+from .errors import BudgetReached, CredentialsError, MeteorError, ModelError, NothingToTrainError, UsageError
 from .evaluation import (
-    EVALUATE,
     RESULT,
     Preference,
     Result,
     compare,
     examine,
     fingerprint,
+    is_scored,
     summarise,
     summarise_comparison,
 )
@@ -39,12 +37,15 @@ from .events import (
     Note,
     Observer,
     QuestionFinished,
+    QuestionLate,
     StageFinished,
     StageStarted,
     UpdateFinished,
 )
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
+from .questions import SetApart
+from .recipes import FINETUNE, Recipes
 from .settings import Settings, TakeSettings, decoding
 from .statistics import sign_test
 from .store import Round, Store
@@ -52,26 +53,11 @@ from .templates import Templates
 from .traces import Outcome, Trace
 from .training import Checkpoint, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
 
-BASE, FINETUNE, GATE = "base", "finetune", "gate"
+BASE, GATE = "base", "gate"
 LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
 """Where checkpoints come from, in order."""
 GATE_SIGNIFICANCE = 0.05
 """One-sided level of the sign test at which a candidate counts as worse."""
-
-_PROMPTS_OF = {
-    DISTILL: ("student_guideline", "teacher_answer"),
-    REFINE: ("student_attempt", "student_revise", "judge_verdict", "teacher_guide"),
-    SELF_TRAIN: ("student_attempt", "judge_verdict"),
-    EVALUATE: ("student_attempt", "judge_score"),
-}
-
-_ROLES_OF = {
-    DISTILL: ("student", "teacher"),
-    FINETUNE: ("student", "teacher"),
-    REFINE: ("student", "teacher", "judge"),
-    SELF_TRAIN: ("student", "judge"),
-    EVALUATE: ("student", "judge"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +67,7 @@ class QuestionSets:
     train: Sequence[Question]
     gate: Sequence[Question]
     heldout: dict[str, Sequence[Question]]
+    set_apart: SetApart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +97,8 @@ class Pipeline:
     drain: Drain
     base: Checkpoint
     lineage: dict[str, Checkpoint] = field(default_factory=dict)
+    lines: Sequence[Line] = ()
+    """The limited models of the roles: what the window of conversations follows."""
     # the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -140,7 +129,7 @@ class Pipeline:
         await self.serve(self.base)
         await self.hold(
             DISTILL,
-            self.recipe(DISTILL, self.base, guideline=stage.guideline),
+            self.recipes.distill(self.base),
             self.taken(stage),
             lambda question: conversations.distill(
                 question, self.cast.student, self.cast.teacher, guideline=stage.guideline
@@ -158,10 +147,11 @@ class Pipeline:
         ]
         if not rows:
             raise UsageError("finetune: this run has no accepted distill trace to train on; run `meteor distill` first")
-        async with self.stage(FINETUNE, self.recipe(FINETUNE, self.base), len(rows), 0) as ended:
+        recipe = self.recipes.finetune(self.base)
+        async with self.stage(FINETUNE, recipe, len(rows), 0) as ended:
             checkpoint = await self.update(
                 FINETUNE,
-                self.recipe(FINETUNE, self.base),
+                recipe,
                 number=1,
                 traces=tuple(row.id for row in rows),
                 job=TrainingJob(
@@ -175,9 +165,12 @@ class Pipeline:
     def distilled(self) -> list[Trace]:
         """Stage 1's accepted traces, in the order of the questions."""
         stage = self.settings.distill
-        recipe = self.recipe(DISTILL, self.base, guideline=stage.guideline)
         ids = [question.id for question in self.taken(stage)]
-        return [trace for trace in self.store.traces(DISTILL, recipe, ids) if trace.outcome is Outcome.ACCEPTED]
+        return [
+            trace
+            for trace in self.store.traces(DISTILL, self.recipes.distill(self.base), ids)
+            if trace.outcome is Outcome.ACCEPTED
+        ]
 
     # stage 2 -------------------------------------------------------------------------------------------------------
 
@@ -185,12 +178,7 @@ class Pipeline:
         """Stage 2: conversations, with one update of the student for every K accepted traces."""
         stage = self.settings.refine
         entered = self.latest(before=REFINE)
-        recipe = self.recipe(
-            REFINE,
-            entered,
-            **stage.model_dump(mode="json", exclude={"questions", "skip"}),
-            base_training=self.settings.training.model_dump(mode="json") if self.trainer else None,
-        )
+        recipe = self.recipes.refine(entered, trains=self.trainer is not None)
         updates = _Updates(self, recipe, entered)
         await self.serve(updates.student)
         self.cast.student_calls.also_reusable[REFINE] = updates.versions()
@@ -205,6 +193,7 @@ class Pipeline:
                 iterations=stage.iterations,
                 guide_by=self.cast.teacher if stage.guide_from == "teacher" else None,
             ),
+            begin=updates.catch_up,
             sink=updates.take,
             finish=updates.finish,
             current=lambda: updates.student,
@@ -225,7 +214,7 @@ class Pipeline:
         base = self.settings.student.sampling
         low, high = decoding(stage.low, base), decoding(stage.high, base)
         name = SELF_TRAIN if turn == 1 else f"{SELF_TRAIN}-{turn}"
-        recipe = self.recipe(SELF_TRAIN, student, turn=turn, low=low, high=high, verify=stage.verify)
+        recipe = self.recipes.self_train(student, turn)
         await self.serve(student)
         await self.hold(
             name,
@@ -274,7 +263,7 @@ class Pipeline:
                 results = await self._examine(label, checkpoint, heldout, questions)
                 metrics = summarise(results, asked=len(questions))
                 await self.store.add_evaluation(
-                    checkpoint.version, heldout, self.recipe(EVALUATE, None), label, metrics.model_dump(mode="json")
+                    checkpoint.version, heldout, self.recipes.evaluate(), label, metrics.model_dump(mode="json")
                 )
                 self.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
         await self._save_lineage()
@@ -282,11 +271,11 @@ class Pipeline:
     async def _examine(
         self, label: str, checkpoint: Checkpoint, heldout: str, questions: Sequence[Question]
     ) -> list[Result]:
-        recipe = self.recipe(EVALUATE, None)
+        recipe = self.recipes.evaluate()
         stage = f"evaluate {label}: {heldout}"
         stored = self.store.scores(checkpoint.version, heldout, recipe)
         results = {id_: RESULT.validate_json(result) for id_, result in stored.items()}
-        owed = [q for q in questions if not _is_scored(results.get(q.id), q)]
+        owed = [q for q in questions if not is_scored(results.get(q.id), q)]
         sampling = decoding("greedy", self.settings.student.sampling)
 
         async def examined(question: Question) -> None:
@@ -301,7 +290,7 @@ class Pipeline:
         self.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
         if owed:
             await self.serve(checkpoint)
-            await _each(owed, examined, concurrency=self.concurrency, drain=self.drain, stage=stage)
+            await _each(owed, examined, window=self.window(), drain=self.drain, stage=stage)
         done = [results[q.id] for q in questions if q.id in results]
         headline = summarise(done, asked=len(questions)).headline()
         self.observer.on_event(StageFinished(stage, time.monotonic() - started, headline))
@@ -312,7 +301,7 @@ class Pipeline:
         judge, last = self.cast.judge, self.latest(before=None)
         if not isinstance(judge, ModelJudge) or not self.settings.evaluate.pairwise or last == self.base:
             return
-        recipe = self.recipe(EVALUATE, None)
+        recipe = self.recipes.evaluate()
         for heldout, questions in self.questions.heldout.items():
             ends = [self.store.scores(version, heldout, recipe) for version in (self.base.version, last.version)]
             both = [question for question in questions if all(question.id in scores for scores in ends)]
@@ -331,7 +320,7 @@ class Pipeline:
             without, with_ = (RESULT.validate_json(side[question.id]).attempt for side in (before, after))
             found.append(await compare(question, judge, without, with_))
 
-        await _each(questions, compared, concurrency=self.concurrency, drain=self.drain, stage="compare")
+        await _each(questions, compared, window=self.window(), drain=self.drain, stage="compare")
         return found
 
     # updates ---------------------------------------------------------------------------------------------------------
@@ -345,7 +334,8 @@ class Pipeline:
         spoken in one.
 
         The new version is a hash of everything that decides the weights. A folder of that name is complete (it was
-        renamed into place), so after a kill between training and recording the training is not repeated.
+        renamed into place), so after a kill between training and recording the training is not repeated. Data that leave
+        nothing to train on make a round that is not promoted.
         """
         assert self.trainer is not None
         folder = self.checkpoints / job.version()
@@ -357,11 +347,14 @@ class Pipeline:
         report: TrainingReport | None = None
         async with self.cast.student_calls.only(GATE):
             before = await self._gate_results()
-            if not folder.exists():
-                if isinstance(self.cast.student_server, FreesMemory):
-                    await self.cast.student_server.free_memory()
-                report = await self.trainer.train(job, folder, self.observer.on_event)
-            gate = await self._gate(candidate, before, current)
+            try:
+                if not folder.exists():
+                    if isinstance(self.cast.student_server, FreesMemory):
+                        await self.cast.student_server.free_memory()
+                    report = await self.trainer.train(job, folder, self.observer.on_event)
+                gate = await self._gate(candidate, before, current)
+            except NothingToTrainError as error:
+                gate = _Gate(False, str(error))
         await self.store.add_round(
             recipe,
             Round(
@@ -386,7 +379,15 @@ class Pipeline:
                 gate.reason,
             )
         )
+        await self._prune(candidate, current)
         return candidate if gate.promoted else current
+
+    async def _prune(self, *in_use: Checkpoint) -> None:
+        """Let go of the checkpoints that no one needs any more."""
+        keep = needed(self.store) | {checkpoint.version for checkpoint in (*in_use, *self.lineage.values())}
+        gone = await asyncio.to_thread(prune, self.checkpoints, keep, self.settings.checkpoints.keep)
+        if gone:
+            self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))
 
     async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> _Gate:
         """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
@@ -415,7 +416,7 @@ class Pipeline:
                 attempt = await self.cast.student.attempt(question, stage=GATE, sampling=sampling)
                 results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
-        await _each(self.questions.gate, asked, concurrency=self.concurrency, drain=Drain(), stage=GATE)
+        await _each(self.questions.gate, asked, window=self.window(), drain=Drain(), stage=GATE)
         return results
 
     async def serve(self, checkpoint: Checkpoint) -> None:
@@ -438,52 +439,64 @@ class Pipeline:
         questions: Sequence[Question],
         conversation: Callable[[Question], Awaitable[Trace]],
         *,
+        begin: Callable[[], Awaitable[None]] | None = None,
         sink: Callable[[Trace], Awaitable[None]] | None = None,
         finish: Callable[[], Awaitable[None]] | None = None,
         current: Callable[[], Checkpoint] | None = None,
     ) -> None:
         """Hold the conversations that this stage still owes, storing each trace before `sink` sees it."""
-        outcomes = self.store.outcomes(stage, recipe)
         finished = self.store.finished_stage(stage, recipe) is not None
-        edited = self.store.edited_questions(stage, recipe, questions)
-        settled = {id_ for id_, outcome in outcomes.items() if finished or outcome is not Outcome.FAILED} - edited
-        owed = [question for question in questions if question.id not in settled]
+        owed = self.store.owed(stage, recipe, questions)
 
         async def store_then_sink(trace: Trace) -> None:
             await self.store.add_trace(recipe, trace)
             self.observer.on_event(QuestionFinished(stage, trace.question.id, trace.outcome.value, trace.tries))
             if sink is not None:
-                await sink(trace)
+                with suppress(BudgetReached):  # raised again by whoever calls next; this trace is stored
+                    await sink(trace)
 
-        async with self.stage(stage, recipe, len(questions), len(questions) - len(owed)) as ended:
+        as_it_was = finished and not owed
+        async with self.stage(stage, recipe, len(questions), len(questions) - len(owed), again=not as_it_was) as ended:
+            if begin is not None:
+                await begin()
             await converse(
-                owed, conversation, store_then_sink, stage=stage, concurrency=self.concurrency, drain=self.drain
+                owed,
+                conversation,
+                store_then_sink,
+                stage=stage,
+                window=self.window(),
+                drain=self.drain,
+                late=lambda question, error: self.observer.on_event(QuestionLate(stage, question.id, str(error))),
             )
             if finish is not None:
                 await finish()
-            outcomes = self.store.outcomes(stage, recipe)
-            found = [outcomes[question.id] for question in questions if question.id in outcomes]
-            if found and all(outcome is Outcome.FAILED for outcome in found):
-                first = next(trace.error for trace in self.store.traces(stage, recipe) if trace.error)
-                raise MeteorError(f"{stage}: all {len(found)} questions failed; the first: {first}")
-            counts = {outcome: found.count(outcome) for outcome in Outcome}
-            summary = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if n)
+            wanted = {question.id for question in questions}
+            counts = Counter(outcome for id_, outcome in self.store.outcomes(stage, recipe) if id_ in wanted)
+            if counts and counts.total() == counts[Outcome.FAILED]:
+                first = self.store.first_error(stage, recipe)
+                raise MeteorError(f"{stage}: all {counts.total()} questions failed; the first: {first}")
+            summary = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
             ended(current() if current else self.base, summary)
 
     @asynccontextmanager
     async def stage(
-        self, name: str, recipe: str, questions: int, done: int
+        self, name: str, recipe: str, questions: int, done: int, *, again: bool = True
     ) -> AsyncIterator[Callable[[Checkpoint, str], None]]:
-        """Record the stage as running, then, once the body called `ended`, as done."""
+        """Record the stage as running, then, once the body called `ended`, as done.
+
+        Without `again` it is done already and stays so meanwhile: a kill must not reopen it.
+        """
         results: list[tuple[Checkpoint, str]] = []
         started = time.monotonic()
-        await self.store.set_stage(name, recipe, "running", questions, "", 0.0)
+        if again:
+            await self.store.set_stage(name, recipe, "running", questions, "", 0.0)
         self.observer.on_event(StageStarted(name, questions, done))
         try:
             yield lambda checkpoint, summary: results.append((checkpoint, summary))
         except BaseException:
-            seconds = time.monotonic() - started
-            await asyncio.shield(self.store.set_stage(name, recipe, "stopped", questions, "", seconds))
+            if again:
+                seconds = time.monotonic() - started
+                await asyncio.shield(self.store.set_stage(name, recipe, "stopped", questions, "", seconds))
             raise
         seconds = time.monotonic() - started
         (checkpoint, summary), *_ = results
@@ -511,23 +524,13 @@ class Pipeline:
         end = None if stage.questions is None else stage.skip + stage.questions
         return self.questions.train[stage.skip : end]
 
-    @property
-    def concurrency(self) -> int:
-        return self.settings.student.limits.concurrency
+    def window(self) -> Window:
+        """A window of conversations for one pass over questions."""
+        return Window(self.settings.student.limits.concurrency, self.lines)
 
-    def recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
-        """A hash of what decides the stage's conversations."""
-        settings = self.settings
-        hashes = self.templates.hashes()
-        roles = [getattr(settings, role) for role in _ROLES_OF.get(stage, ())]
-        content = {
-            "start": start.version if start else None,
-            "domain": settings.domain,
-            "models": [[role.identity, role.deciding_options, role.sampling.model_dump(mode="json")] for role in roles],
-            "prompts": {name: hashes[name] for name in _PROMPTS_OF.get(stage, ())},
-            "more": {k: v.model_dump(mode="json") if hasattr(v, "model_dump") else v for k, v in more.items()},
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    @property
+    def recipes(self) -> Recipes:
+        return Recipes(self.settings, self.templates.hashes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,11 +562,6 @@ def _judge_candidate(before: dict[str, Result], after: dict[str, Result], *, fre
     return _Gate(True, counts)
 
 
-def _is_scored(result: Result | None, question: Question) -> bool:
-    """There is a result, with a verdict, for the question as it reads now."""
-    return result is not None and result.status is not Status.ERROR and result.asked == fingerprint(question)
-
-
 class _Updates:
     """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
 
@@ -577,26 +575,31 @@ class _Updates:
         self._lock = asyncio.Lock()
         self.student = entered
         rounds = pipeline.store.rounds(REFINE, recipe)
-        for round_ in rounds:
-            folder = pipeline.checkpoints / round_.checkpoint
-            if round_.promoted:
-                if not folder.exists():
-                    raise MeteorError(
-                        f"{folder} is missing, which round {round_.round} of this run wrote; put it back, "
-                        "or start over with --fresh"
-                    )
-                self.student = Checkpoint(version=round_.checkpoint, path=folder)
+        promoted = [round_ for round_ in rounds if round_.promoted]
+        if promoted:
+            folder = pipeline.checkpoints / promoted[-1].checkpoint
+            if not folder.exists():
+                raise MeteorError(
+                    f"{folder} is missing, which round {promoted[-1].round} of this run wrote; put it back, "
+                    "or start over with --fresh"
+                )
+            self.student = Checkpoint(version=promoted[-1].checkpoint, path=folder)
         self._rounds = len(rounds)
         trained = {id_ for round_ in rounds for id_ in round_.traces}
         outcomes = pipeline.store.outcomes(REFINE, recipe)
-        accepted = [id_ for id_, outcome in outcomes.items() if outcome is Outcome.ACCEPTED]
+        accepted = [id_ for id_, outcome in outcomes if outcome is Outcome.ACCEPTED]
         self._trained = [id_ for id_ in accepted if id_ in trained]
         self._buffer = [id_ for id_ in accepted if id_ not in trained]
-        self._versions = [entered.version, *(r.checkpoint for r in rounds if r.promoted)]
+        self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
 
     def versions(self) -> tuple[str, ...]:
         """Every weights version that has spoken as student in this stage, newest first."""
         return tuple(reversed(self._versions))
+
+    async def catch_up(self) -> None:
+        """Make the update that a killed run still owed, before another conversation is held with the old weights."""
+        async with self._lock:
+            await self._update_while_full()
 
     async def take(self, trace: Trace) -> None:
         """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here."""
@@ -678,25 +681,21 @@ async def _each(
     questions: Sequence[Question],
     work: Callable[[Question], Awaitable[None]],
     *,
-    concurrency: int,
+    window: Window,
     drain: Drain,
     stage: str,
 ) -> None:
-    """`work` on every question through the engine; unlike a conversation, a model's failure ends it."""
-    failures: list[ModelError] = []
+    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
+    failures: list[str] = []
 
     async def conversation(question: Question) -> Trace:
-        try:
-            await work(question)
-        except CredentialsError:
-            raise
-        except ModelError as error:
-            failures.append(error)
+        await work(question)
         return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
 
-    async def nothing(trace: Trace) -> None:
-        return None
+    async def count(trace: Trace) -> None:
+        if trace.error is not None:
+            failures.append(trace.error)
 
-    await converse(questions, conversation, nothing, stage=stage, concurrency=concurrency, drain=drain)
+    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
     if len(failures) == len(questions) and failures:
-        raise failures[0]
+        raise ModelError(failures[0])

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import MissingExtraError, QuestionsError
 from .messages import Question
@@ -48,6 +48,17 @@ def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> list[
     return questions
 
 
+class SetApart(BaseModel):
+    """Which rows a split set apart, and by which settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: tuple[int, int, int]
+    """questions.holdout, questions.gate, questions.seed"""
+    holdout: tuple[str, ...]
+    gate: tuple[str, ...]
+
+
 class Split(NamedTuple):
     """Disjoint parts of one file."""
 
@@ -56,17 +67,34 @@ class Split(NamedTuple):
     """A few questions that decide whether an update is kept; never trained on, never reported."""
     holdout: list[Question]
 
+    def set_apart(self, *, holdout: int, gate: int, seed: int) -> SetApart:
+        """What to hand to the next split as `before`."""
+        return SetApart(
+            settings=(holdout, gate, seed),
+            holdout=tuple(question.id for question in self.holdout),
+            gate=tuple(question.id for question in self.gate),
+        )
 
-def split_questions(questions: Sequence[Question], *, holdout: int, gate: int, seed: int) -> Split:
-    """A seeded split by id: the same rows are held out whatever the file's order. Training rows keep the file's order."""
+
+def split_questions(
+    questions: Sequence[Question], *, holdout: int, gate: int, seed: int, before: SetApart | None = None
+) -> Split:
+    """A seeded split by id: the same rows are held out whatever the file's order. Training rows keep the file's order.
+
+    `before` is the split that a run began with. Under the same settings it stays as it was: rows that were added since are
+    for training, and no row that was trained on is ever held out.
+    """
     if holdout + gate >= len(questions):
         raise QuestionsError(
             f"questions.holdout {holdout} and questions.gate {gate} leave nothing to train on: "
             f"the file holds {len(questions)} questions"
         )
-    ids = sorted(question.id for question in questions)
-    random.Random(seed).shuffle(ids)
-    held, gated = set(ids[:holdout]), set(ids[holdout : holdout + gate])
+    if before is not None and before.settings == (holdout, gate, seed):
+        held, gated = set(before.holdout), set(before.gate)
+    else:
+        ids = sorted(question.id for question in questions)
+        random.Random(seed).shuffle(ids)
+        held, gated = set(ids[:holdout]), set(ids[holdout : holdout + gate])
     return Split(
         train=[q for q in questions if q.id not in held and q.id not in gated],
         gate=[q for q in questions if q.id in gated],

@@ -13,6 +13,9 @@ _ANSWER_LINE = re.compile(r"^[ \t>*#_]*(?:final[ \t]+)?answer[ \t*_]*:(?:\*\*|__
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", re.DOTALL)
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
+READING = 1
+"""Raise it when replies are read otherwise: traces are then made again, from the stored replies, without a new call."""
+
 CRITERIA = ("accuracy", "completeness", "relevance", "coherence", "reliability")
 """The five criteria of the paper's evaluation, each scored 1 to 10."""
 

@@ -39,7 +39,7 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise StoreError(f"{self.path} cannot be used as a run directory: {error.strerror}") from error
+            raise self._unusable(error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,9 +48,31 @@ class RunDirectory:
             raise StoreError(
                 f"{self.path} is in use by another meteor (process {owner}); wait for it, or use another --run-dir"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            self._close()
+            raise self._unusable(error) from error
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+            self._check_store()
+        except OSError as error:
+            self._close()
+            raise self._unusable(error) from error
+        except StoreError:
+            self._close()
+            raise
         return self
+
+    def _check_store(self) -> None:
+        """An empty file would be taken for a new store, and a run would start over without a word."""
+        if self.config.exists() and self.database.exists() and self.database.stat().st_size == 0:
+            raise StoreError(
+                f"{self.database} is empty, though a run was held here: put a copy of it back, or remove the file to "
+                "start over beside the checkpoints"
+            )
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.path} cannot be used as a run directory: {error.strerror}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, Self, Union
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -88,6 +90,16 @@ class ModelSettings(BaseModel):
         default: SamplingParams = cls.model_fields["sampling"].default
         return {**default.model_dump(), **given} if isinstance(given, Mapping) else given
 
+    @model_validator(mode="after")
+    def _no_secret_in_an_address(self) -> Self:
+        for name, value in self.options.items():
+            if isinstance(value, str) and (what := _secret_in(value)):
+                raise ValueError(
+                    f"the address in {name} holds {what}, and a settings file must hold no secret; leave it out, export "
+                    f"it as an environment variable and write api_key_env: VARIABLE"
+                )
+        return self
+
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
@@ -101,6 +113,24 @@ class ModelSettings(BaseModel):
     def identity(self) -> str:
         """What the store calls the model."""
         return self.model or self.backend
+
+
+def _secret_in(address: str) -> str | None:
+    """What in this URL looks like a secret, in words that do not repeat it; None in every other text."""
+    if "://" not in address:
+        return None
+    try:
+        url = urlsplit(address)
+        parameters = [name for name, _ in parse_qsl(url.query, keep_blank_values=True)]
+    except ValueError:
+        return None  # no URL at all: the backend says so
+    if "@" in url.netloc:
+        return "a user name or a key"
+    secret = next((name for name in parameters if _CREDENTIAL.search(name)), None)
+    return f"the parameter {secret!r}, which looks like a credential" if secret else None
+
+
+_CREDENTIAL = re.compile(r"key|token|secret|passw|auth|sig", re.IGNORECASE)
 
 
 class StudentSettings(ModelSettings):
@@ -220,6 +250,11 @@ class BudgetSettings(Section):
     tokens: int | None = Field(default=None, gt=0)
 
 
+class CheckpointsSettings(Section):
+    keep: int = Field(default=2, ge=1)
+    """The newest so many checkpoints stay on the disk, besides those that a stage ended with or a resumed run needs."""
+
+
 STAGES_THAT_TRAIN = ("distill", "refine", "self_train")
 
 
@@ -238,6 +273,7 @@ class Settings(Section):
     self_train: SelfTrainSettings = SelfTrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     training: TrainingSettings = TrainingSettings()
+    checkpoints: CheckpointsSettings = CheckpointsSettings()
     budget: BudgetSettings = BudgetSettings()
 
     def training_for(self, stage: TakeSettings) -> TrainingSettings:

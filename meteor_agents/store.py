@@ -1,63 +1,26 @@
 """One SQLite file a run: calls, traces, rounds, scores, stages. What was received is committed before it is acted on.
 
-Writes go through one thread that commits whatever has queued up as one transaction (group commit); `await` returns once
-the row is on disk. Reads use a connection of their own, in a thread.
+`Records` is the reading end, `Store` adds the writing end. Writes go through one thread that commits whatever has queued
+up as one transaction (`group_commit`); `await` returns once the row is committed. Reads use a connection of their own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import StoreError
+from .group_commit import GroupCommit
 from .messages import Question
 from .models import Completion, FinishReason, Usage
+from .store_schema import SCHEMA, check_version, create_or_migrate, version_of
 from .traces import Outcome, Trace
-
-SCHEMA_VERSION = 1
-GATHER_S = 0.002
-"""How long a row waits for others to be committed with, while many come: what a kill can cost besides the calls in flight."""
-CROWD = 4
-"""More rows than this at once are many."""
-
-# Rows of kilobytes are rowid tables: in a WITHOUT ROWID table they would fill the pages that every look-up passes.
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE calls (
-    key TEXT NOT NULL, weights TEXT NOT NULL, role TEXT NOT NULL, stage TEXT NOT NULL, question_id TEXT NOT NULL,
-    tries INTEGER NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL,
-    input_tokens INTEGER, output_tokens INTEGER, usd REAL, seconds REAL NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (key, weights));
-CREATE TABLE traces (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL, outcome TEXT NOT NULL, tries INTEGER NOT NULL,
-    question TEXT NOT NULL, messages TEXT NOT NULL, error TEXT, position INTEGER NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (stage, recipe, question_id));
-CREATE INDEX traces_in_order ON traces (stage, recipe, position);
-CREATE TABLE rounds (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, round INTEGER NOT NULL, traces TEXT NOT NULL, data_hash TEXT NOT NULL,
-    start TEXT NOT NULL, checkpoint TEXT NOT NULL, promoted INTEGER NOT NULL, reason TEXT NOT NULL, report TEXT NOT NULL,
-    created REAL NOT NULL, PRIMARY KEY (stage, recipe, round)) WITHOUT ROWID;
-CREATE TABLE stages (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, state TEXT NOT NULL, questions INTEGER NOT NULL, checkpoint TEXT NOT NULL,
-    seconds REAL NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (stage, recipe)) WITHOUT ROWID;
-CREATE TABLE scores (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL,
-    result TEXT NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe, question_id)) WITHOUT ROWID;
-CREATE TABLE evaluations (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, label TEXT NOT NULL, metrics TEXT NOT NULL,
-    position INTEGER NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe)) WITHOUT ROWID;
-CREATE TABLE counters (
-    role TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID;
-"""
 
 _COUNT = "INSERT INTO counters VALUES (?,?,?) ON CONFLICT (role, name) DO UPDATE SET value = value + excluded.value"
 
@@ -79,51 +42,240 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has paid so far, over all roles."""
+    """What calls have used: of one role, or of all."""
 
-    tokens: int
+    calls: int
+    input_tokens: int
+    output_tokens: int
     usd: float
+    unpriced: int
+    """Calls whose price is not known; `usd` is what the others cost."""
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
 
 
-class Store:
-    """The writing end. One process holds a run's store at a time (the caller holds the run directory's lock)."""
+class StageRecord(NamedTuple):
+    """Where a stage stands."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._reader = _open(path)
-            connection = _open(path)
-            _create_or_check(self._reader, path)
-            self._position = self._reader.execute("SELECT coalesce(max(position), 0) FROM traces").fetchone()[0]
-        except sqlite3.Error as error:
-            raise StoreError(f"{path} cannot be used: {error}") from error
+    name: str
+    recipe: str
+    state: str
+    questions: int
+    checkpoint: str
+    seconds: float
+
+
+class CallRecord(NamedTuple):
+    """What one call was asked and how long it was."""
+
+    stage: str
+    request: str
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class Records:
+    """The reading end. Every method raises `StoreError` when the file cannot be read."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._reader = connection
         self._reader_lock = threading.Lock()
-        self._gathered: list[_Write] = []
-        self._crowded = False
-        self._writes: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
-        self._failed: StoreError | None = None
-        self._writer = threading.Thread(
-            target=self._write_until_closed, args=(connection,), name="store-writer", daemon=True
-        )
-        self._writer.start()
+        self._path = path
+
+    @classmethod
+    def none(cls) -> Records:
+        """Of a run that has not begun."""
+        connection = sqlite3.connect(":memory:", check_same_thread=False)
+        connection.executescript(SCHEMA)
+        return cls(connection, Path(":memory:"))
+
+    def close(self) -> None:
+        self._reader.close()
 
     # calls -------------------------------------------------------------------------------------------------------
 
-    async def find_call(self, key: str, weights: Sequence[str]) -> Completion | None:
-        """The stored reply to the call `key` as spoken by the first of these weights versions that has one.
+    def find_call(self, key: str, weights: Sequence[str], max_tokens: int) -> Completion | None:
+        """A stored reply to the call `key` that serves for `max_tokens`, of the first of these weights that has one.
 
-        Looks up on the loop: by its index a call is found in a few microseconds, a tenth of what a thread would cost.
+        It serves if it was asked for with the same limit, or if it ended by itself within this one. A reply that was cut
+        serves for no other limit: a higher one may go on, a lower one would have cut it earlier.
         """
         rows = self.read(
-            "SELECT weights, reply, finish_reason, input_tokens, output_tokens, model FROM calls WHERE key = ?", key
-        )
-        spoken = {row[0]: row for row in rows}
+            "SELECT weights, max_tokens, reply, finish_reason, input_tokens, output_tokens, model FROM calls"
+            " WHERE key = ?", key,
+        )  # fmt: skip
+        stored = {(row[0], row[1]): _reply(*row) for row in rows}
         for version in weights:
-            if version in spoken:
-                _, text, finish_reason, input_tokens, output_tokens, model = spoken[version]
-                usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-                return Completion(text, FinishReason(finish_reason), usage, model, version)
+            if (version, max_tokens) in stored:
+                return stored[version, max_tokens]
+            for (spoken_by, limit), reply in stored.items():
+                if spoken_by == version and _ended_within(max_tokens, reply, limit):
+                    return reply
         return None
+
+    def newest_calls(self, role: str, count: int) -> list[CallRecord]:
+        """At most so many of a role's calls, the newest first."""
+        rows = self.read(
+            "SELECT stage, request, input_tokens, output_tokens FROM"
+            " (SELECT * FROM calls ORDER BY rowid DESC LIMIT ?) WHERE role = ? LIMIT ?", count * 10, role, count,
+        )  # fmt: skip
+        return [CallRecord(*row) for row in rows]
+
+    def spent(self) -> Spent:
+        """By the whole run, over all roles."""
+        by_role = self.spent_by_role().values()
+        return Spent(
+            calls=sum(spent.calls for spent in by_role),
+            input_tokens=sum(spent.input_tokens for spent in by_role),
+            output_tokens=sum(spent.output_tokens for spent in by_role),
+            usd=sum(spent.usd for spent in by_role),
+            unpriced=sum(spent.unpriced for spent in by_role),
+        )
+
+    def spent_by_role(self) -> dict[str, Spent]:
+        rows = self.read(
+            "SELECT role, sum(calls), sum(input_tokens), sum(output_tokens), sum(usd), sum(unpriced) FROM totals"
+            " GROUP BY role"
+        )
+        return {role: Spent(*totals) for role, *totals in rows}
+
+    def tokens_by_stage(self) -> dict[str, int]:
+        """Stage -> tokens in and out of all roles."""
+        return dict(self.read("SELECT stage, sum(input_tokens + output_tokens) FROM totals GROUP BY stage"))
+
+    def counters(self) -> list[tuple[str, str, int]]:
+        """(role, name, value): calls that were reused, retried or failed."""
+        return [(role, name, value) for role, name, value in self.read("SELECT role, name, value FROM counters")]
+
+    # traces ------------------------------------------------------------------------------------------------------
+
+    def outcomes(self, stage: str, recipe: str) -> Iterator[tuple[str, Outcome]]:
+        """Question id and outcome, in the order in which the traces were finished."""
+        rows = self.each(
+            "SELECT question_id, outcome FROM traces WHERE stage = ? AND recipe = ? ORDER BY position", stage, recipe
+        )
+        return ((question_id, Outcome(outcome)) for question_id, outcome in rows)
+
+    def owed(self, stage: str, recipe: str, questions: Sequence[Question]) -> Sequence[Question]:
+        """Questions that have no settled trace as they read now. A failed one is settled once its stage is done."""
+        now = {question.id: question for question in questions}
+        finished = self.finished_stage(stage, recipe) is not None
+        rows = self.each(
+            "SELECT question_id, outcome, question FROM traces WHERE stage = ? AND recipe = ?", stage, recipe
+        )
+        for id_, outcome, asked in rows:
+            settled = finished or outcome != Outcome.FAILED
+            if settled and id_ in now and asked == now[id_].model_dump_json():
+                del now[id_]
+        return list(now.values())
+
+    def first_error(self, stage: str, recipe: str) -> str | None:
+        """Why the first of a stage's failed traces failed."""
+        sql = "SELECT error FROM traces WHERE stage = ? AND recipe = ? AND error IS NOT NULL ORDER BY position LIMIT 1"
+        rows = self.read(sql, stage, recipe)
+        return str(rows[0][0]) if rows else None
+
+    def traces(self, stage: str, recipe: str, question_ids: Iterable[str] | None = None) -> list[Trace]:
+        """Traces in the order in which they were finished; only these questions' if given, in the order given."""
+        sql = "SELECT question, messages, outcome, error FROM traces WHERE stage = ? AND recipe = ?"
+        if question_ids is None:
+            return [_trace(stage, *row) for row in self.each(f"{sql} ORDER BY position", stage, recipe)]
+        rows = [self.read(f"{sql} AND question_id = ?", stage, recipe, id_) for id_ in question_ids]
+        return [_trace(stage, *row) for found in rows for row in found]
+
+    def trace_totals(self, stage: str, recipe: str) -> list[tuple[str, int, int]]:
+        """(outcome, tries, how many traces)."""
+        sql = "SELECT outcome, tries, traces FROM trace_totals WHERE stage = ? AND recipe = ? AND traces > 0"
+        return [(outcome, tries, traces) for outcome, tries, traces in self.read(sql, stage, recipe)]
+
+    def current_traces(self) -> Iterator[Trace]:
+        """The traces of the newest recipe of each stage, by stage and in the order in which they were finished."""
+        for stage in self.current_stages():
+            yield from self.traces(stage.name, stage.recipe)
+
+    # rounds, stages, scores ----------------------------------------------------------------------------------------
+
+    def rounds(self, stage: str, recipe: str) -> list[Round]:
+        rows = self.read(
+            "SELECT round, traces, data_hash, start, checkpoint, promoted, reason, report FROM rounds"
+            " WHERE stage = ? AND recipe = ? ORDER BY round", stage, recipe,
+        )  # fmt: skip
+        return [
+            Round(stage, n, tuple(json.loads(ids)), data, start, to, bool(promoted), reason, json.loads(report))
+            for n, ids, data, start, to, promoted, reason, report in rows
+        ]
+
+    def checkpoints(self) -> list[tuple[str, str, str, bool]]:
+        """(stage, recipe, checkpoint, promoted) of every round that was ever recorded, oldest first."""
+        rows = self.read("SELECT stage, recipe, checkpoint, promoted FROM rounds ORDER BY created, round")
+        return [(stage, recipe, checkpoint, bool(promoted)) for stage, recipe, checkpoint, promoted in rows]
+
+    def current_stages(self) -> list[StageRecord]:
+        """Each stage under its newest recipe, in the order they were run."""
+        rows = self.read(
+            "SELECT stage, recipe, state, questions, checkpoint, seconds FROM stages s"
+            " WHERE position = (SELECT max(position) FROM stages WHERE stage = s.stage) ORDER BY position"
+        )
+        return [StageRecord(*row) for row in rows]
+
+    def finished_stage(self, stage: str, recipe: str) -> str | None:
+        """The checkpoint version that a finished stage ended with; None when it is not finished."""
+        rows = self.read(
+            "SELECT checkpoint FROM stages WHERE stage = ? AND recipe = ? AND state = 'done'", stage, recipe
+        )
+        return str(rows[0][0]) if rows else None
+
+    def scores(self, checkpoint: str, heldout: str, recipe: str) -> dict[str, str]:
+        """Question id -> stored result of one evaluation."""
+        sql = "SELECT question_id, result FROM scores WHERE checkpoint = ? AND heldout = ? AND recipe = ?"
+        return dict(self.read(sql, checkpoint, heldout, recipe))
+
+    def evaluations(self, checkpoint: str) -> dict[str, Any]:
+        """By held-out set, the newest evaluation of this checkpoint."""
+        rows = self.read("SELECT heldout, metrics FROM evaluations WHERE checkpoint = ? ORDER BY position", checkpoint)
+        return {heldout: json.loads(metrics) for heldout, metrics in rows}
+
+    def lineage(self) -> dict[str, str]:
+        """Where a checkpoint comes from (base, finetune, refine, self-train) -> its version."""
+        return {label: content["version"] for label, content in self.meta("lineage", {}).items()}
+
+    def meta(self, key: str, otherwise: Any = None) -> Any:
+        rows = self.read("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(rows[0][0]) if rows else otherwise
+
+    # plumbing ------------------------------------------------------------------------------------------------------
+
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Rows as committed now. May be called from any thread."""
+        try:
+            with self._reader_lock:
+                return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(_unreadable(self._path, error)) from error
+
+    def each(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """The same, row by row: memory does not grow with them."""
+        try:
+            yield from self._reader.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreError(_unreadable(self._path, error)) from error
+
+
+class Store(Records):
+    """Both ends. One process holds a run's store at a time (the caller holds the run directory's lock)."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(_open(path), path)
+            connection = _open(path)
+            create_or_migrate(connection, path)
+            self._position = self._reader.execute("SELECT coalesce(max(position), 0) FROM traces").fetchone()[0]
+        except sqlite3.Error as error:
+            raise StoreError(_unusable(path, error)) from error
+        self._writer = GroupCommit(connection, path)
+        self._write = self._writer.write
 
     async def add_call(
         self,
@@ -136,62 +288,38 @@ class Store:
         reply: Completion,
         usd: float | None,
         seconds: float,
+        *,
+        max_tokens: int,
     ) -> None:
+        """`usd` is None where the price is not known."""
         await self._write(
-            "INSERT OR REPLACE INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            key, reply.weights, role, stage, question_id, tries, request, reply.text, reply.finish_reason.value,
-            reply.model, reply.usage.input_tokens, reply.usage.output_tokens, usd, seconds, time.time(),
+            "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key, weights, max_tokens)"
+            " DO UPDATE SET reply = excluded.reply, finish_reason = excluded.finish_reason, usd = excluded.usd,"
+            " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens",
+            key, reply.weights, max_tokens, role, stage, question_id, tries, request, reply.text,
+            reply.finish_reason.value, reply.model, reply.usage.input_tokens, reply.usage.output_tokens, usd, seconds,
+            time.time(),
         )  # fmt: skip
 
-    async def count(self, role: str, name: str, by: int = 1) -> None:
-        """Add to a counter that outlives the process (reused, retried and failed calls)."""
-        await self._write(_COUNT, role, name, by)
-
     def count_soon(self, role: str, name: str) -> None:
-        """Add one, without waiting for the disk: for callbacks. If it cannot be written, the next awaited write says so."""
-        self._queue(_COUNT, role, name, 1)
+        """Add one to a counter that outlives the process (reused, retried and failed calls), without waiting for the disk.
 
-    def spent(self) -> Spent:
-        tokens, usd = self.read(
-            "SELECT coalesce(sum(coalesce(input_tokens,0) + coalesce(output_tokens,0)), 0), coalesce(sum(usd), 0) FROM calls"
-        )[0]
-        return Spent(tokens, usd)
-
-    # traces ------------------------------------------------------------------------------------------------------
+        If it cannot be written, the next awaited write says so.
+        """
+        self._writer.write_soon(_COUNT, role, name, 1)
 
     async def add_trace(self, recipe: str, trace: Trace) -> None:
-        """Insert the trace; a failed one of the same question is replaced."""
+        """Insert the trace; an earlier one of the same question is replaced, and the new one is the newest."""
         self._position += 1
         messages = json.dumps([message.model_dump(mode="json") for message in trace.messages])
         await self._write(
-            "INSERT OR REPLACE INTO traces VALUES (?,?,?,?,?,?,?,?,?,?)",
-            trace.stage, recipe, trace.question.id, trace.outcome.value, trace.tries, trace.question.model_dump_json(),
-            messages, trace.error, self._position, time.time(),
+            "INSERT INTO traces VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (stage, recipe, question_id) DO UPDATE SET"
+            " position = excluded.position, outcome = excluded.outcome, tries = excluded.tries,"
+            " question = excluded.question, messages = excluded.messages, error = excluded.error,"
+            " created = excluded.created",
+            self._position, trace.stage, recipe, trace.question.id, trace.outcome.value, trace.tries,
+            trace.question.model_dump_json(), messages, trace.error, time.time(),
         )  # fmt: skip
-
-    def outcomes(self, stage: str, recipe: str) -> dict[str, Outcome]:
-        """Question id -> outcome, in the order in which the traces were finished."""
-        rows = self.read(
-            "SELECT question_id, outcome FROM traces WHERE stage = ? AND recipe = ? ORDER BY position", stage, recipe
-        )
-        return {question_id: Outcome(outcome) for question_id, outcome in rows}
-
-    def edited_questions(self, stage: str, recipe: str, questions: Iterable[Question]) -> set[str]:
-        """Ids of questions that read otherwise now than when their trace was made."""
-        asked = dict(
-            self.read("SELECT question_id, question FROM traces WHERE stage = ? AND recipe = ?", stage, recipe)
-        )
-        return {q.id for q in questions if q.id in asked and asked[q.id] != q.model_dump_json()}
-
-    def traces(self, stage: str, recipe: str, question_ids: Iterable[str] | None = None) -> list[Trace]:
-        """Traces in the order in which they were finished; only these questions' if given, in the order given."""
-        sql = "SELECT question, messages, outcome, error FROM traces WHERE stage = ? AND recipe = ?"
-        if question_ids is None:
-            return [_trace(stage, *row) for row in self.read(f"{sql} ORDER BY position", stage, recipe)]
-        rows = [self.read(f"{sql} AND question_id = ?", stage, recipe, id_) for id_ in question_ids]
-        return [_trace(stage, *row) for found in rows for row in found]
-
-    # rounds, stages, scores ----------------------------------------------------------------------------------------
 
     async def add_round(self, recipe: str, round_: Round) -> None:
         await self._write(
@@ -199,16 +327,6 @@ class Store:
             round_.stage, recipe, round_.round, json.dumps(round_.traces), round_.data_hash, round_.start,
             round_.checkpoint, int(round_.promoted), round_.reason, json.dumps(round_.report), time.time(),
         )  # fmt: skip
-
-    def rounds(self, stage: str, recipe: str) -> list[Round]:
-        rows = self.read(
-            "SELECT round, traces, data_hash, start, checkpoint, promoted, reason, report FROM rounds"
-            " WHERE stage = ? AND recipe = ? ORDER BY round", stage, recipe,
-        )  # fmt: skip
-        return [
-            Round(stage, n, tuple(json.loads(ids)), data, start, to, bool(promoted), reason, json.loads(report))
-            for n, ids, data, start, to, promoted, reason, report in rows
-        ]
 
     async def set_stage(
         self, stage: str, recipe: str, state: str, questions: int, checkpoint: str, seconds: float
@@ -222,22 +340,10 @@ class Store:
             stage, recipe, state, questions, checkpoint, seconds,
         )  # fmt: skip
 
-    def finished_stage(self, stage: str, recipe: str) -> str | None:
-        """The checkpoint version that a finished stage ended with; None when it is not finished."""
-        rows = self.read(
-            "SELECT checkpoint FROM stages WHERE stage = ? AND recipe = ? AND state = 'done'", stage, recipe
-        )
-        return str(rows[0][0]) if rows else None
-
     async def add_score(self, checkpoint: str, heldout: str, recipe: str, question_id: str, result: str) -> None:
         await self._write(
             "INSERT OR REPLACE INTO scores VALUES (?,?,?,?,?)", checkpoint, heldout, recipe, question_id, result
         )
-
-    def scores(self, checkpoint: str, heldout: str, recipe: str) -> dict[str, str]:
-        """Question id -> stored result of one evaluation."""
-        sql = "SELECT question_id, result FROM scores WHERE checkpoint = ? AND heldout = ? AND recipe = ?"
-        return dict(self.read(sql, checkpoint, heldout, recipe))
 
     async def add_evaluation(
         self, checkpoint: str, heldout: str, recipe: str, label: str, metrics: dict[str, Any]
@@ -251,137 +357,40 @@ class Store:
     async def set_meta(self, key: str, value: Any) -> None:
         await self._write("INSERT OR REPLACE INTO meta VALUES (?,?)", key, json.dumps(value))
 
-    # plumbing ------------------------------------------------------------------------------------------------------
-
-    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows as committed now. May be called from any thread."""
-        try:
-            with self._reader_lock:
-                return self._reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path} cannot be read: {error}") from error
-
-    async def _write(self, sql: str, *values: Any) -> None:
-        """Returns once committed. Cancelling the caller does not take the row back: what was received stays."""
-        if self._failed:
-            raise self._failed
-        loop = asyncio.get_running_loop()
-        written: asyncio.Future[None] = loop.create_future()
-        if not self._gathered:
-            if self._crowded:
-                loop.call_later(GATHER_S, self._hand_over)
-            else:
-                loop.call_soon(self._hand_over)
-        self._gathered.append(_Write(sql, values, written))
-        await written
-
-    def _queue(self, sql: str, *values: Any) -> None:
-        """To be written with what comes next, or by `close`. No one is told when."""
-        self._gathered.append(_Write(sql, values, None))
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Give the writer's thread what the loop has gathered: one wake-up for many rows."""
-        batch, self._gathered = self._gathered, []
-        self._crowded = len(batch) > CROWD
-        if batch:
-            self._writes.put(batch)
-
-    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
-        """The writer's thread. After a failure it writes nothing more, and tells so everyone who waits."""
-        for batch in self._batches():
-            if self._failed is None:
-                self._failed = self._commit(connection, batch)
-            self._tell(batch, self._failed)
-        connection.close()
-
-    def _tell(self, batch: list[_Write], failed: StoreError | None) -> None:
-        """Wake everyone who waits for the batch: one call into each loop, not one for each row."""
-        waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for write in batch:
-            if write.written is not None:
-                waiting.setdefault(write.written.get_loop(), []).append(write.written)
-        for loop, futures in waiting.items():
-            with suppress(RuntimeError):  # the loop is closed: no one waits any more
-                loop.call_soon_threadsafe(_settle, futures, failed)
-
-    def _batches(self) -> Iterator[list[_Write]]:
-        """What has queued up meanwhile, again and again, until `close`."""
-        closed = False
-        while not closed:
-            queued = [self._writes.get()]
-            while not self._writes.empty():
-                queued.append(self._writes.get())
-            closed = None in queued
-            yield [write for batch in queued if batch is not None for write in batch]
-
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Write]) -> StoreError | None:
-        """All of the batch or nothing of it. The failure, whatever it is: raised here it would leave everyone waiting."""
-        try:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                for write in batch:
-                    connection.execute(write.sql, write.values)
-        except Exception as error:
-            return StoreError(f"{self._path} cannot be written: {error}; what was committed is still there")
-        return None
-
     def close(self) -> None:
         """Commit what is queued and let go of the file. A later write raises `StoreError`."""
-        self._hand_over()
-        self._writes.put(None)
-        self._writer.join()
-        self._failed = self._failed or StoreError(f"{self._path} is closed")
-        self._reader.close()
+        self._writer.close()
+        super().close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
-    sql: str
-    values: tuple[Any, ...]
-    written: asyncio.Future[None] | None
-    """None: no one waits."""
-
-
-def _settle(futures: list[asyncio.Future[None]], failed: StoreError | None) -> None:
-    for future in futures:
-        if future.done():
-            continue  # its caller was cancelled
-        if failed is None:
-            future.set_result(None)
-        else:
-            future.set_exception(failed)
-
-
-def open_for_reading(path: Path) -> sqlite3.Connection:
-    """A read-only connection for `status`, `traces` and `export`; the run may be going on meanwhile."""
+def open_for_reading(path: Path) -> Records:
+    """For `status`, `traces`, `export` and `estimate`; the run may be going on meanwhile. Raises `StoreError`."""
     if not path.exists():
         raise StoreError(f"{path} does not exist: nothing has been run there yet")
+    connection = None
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection = _open_read_only(path)
+        version = version_of(connection)
     except sqlite3.Error as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    _check_version(version, path)
-    return connection
+        if connection is not None:
+            connection.close()
+        raise StoreError(_unreadable(path, error)) from error
+    check_version(version, path)
+    return Records(connection, path)
 
 
-def current_stages(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """(stage, recipe, state, questions, checkpoint, seconds): the newest row of each stage, in the order they were run."""
-    return connection.execute(
-        "SELECT stage, recipe, state, questions, checkpoint, seconds FROM stages s"
-        " WHERE position = (SELECT max(position) FROM stages WHERE stage = s.stage) ORDER BY position"
-    ).fetchall()
-
-
-def current_traces(connection: sqlite3.Connection) -> list[Trace]:
-    """The traces of the newest recipe of each stage, by stage and in the order in which they were finished."""
-    sql = "SELECT question, messages, outcome, error FROM traces WHERE stage = ? AND recipe = ? ORDER BY position"
-    return [
-        _trace(stage, *row)
-        for stage, recipe, *_ in current_stages(connection)
-        for row in connection.execute(sql, (stage, recipe))
-    ]
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """A store that was closed properly can also be read where nothing may be written."""
+    address = path.absolute().as_uri()
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, check_same_thread=False)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+    return sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -391,20 +400,42 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    else:
-        _check_version(version, path)
+def _unusable(path: Path, error: sqlite3.Error) -> str:
+    return f"{path} cannot be used: {error}; {_advice(error)}"
 
 
-def _check_version(version: int, path: Path) -> None:
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"{path} has store version {version}, this meteor reads version {SCHEMA_VERSION}; "
-            "use the meteor that wrote it, or another --run-dir"
-        )
+def _unreadable(path: Path, error: sqlite3.Error) -> str:
+    return f"{path} cannot be read: {error}; {_advice(error)}"
+
+
+def _advice(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "malformed" in text or "not a database" in text:
+        return "the file is damaged: put a copy of it back, or start over with --fresh, which keeps this one aside"
+    if "full" in text or "disk I/O" in text:
+        return "make room on that disk and run the same command again; what was committed is still there"
+    return "see to the folder's permissions and its disk, then run the same command again"
+
+
+def _reply(
+    weights: str,
+    max_tokens: int,
+    text: str,
+    finish_reason: str,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    model: str,
+) -> Completion:
+    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
+    return Completion(text, FinishReason(finish_reason), usage, model, weights)
+
+
+def _ended_within(max_tokens: int, reply: Completion, limit: int) -> bool:
+    """The reply, asked for with `limit`, would have been the same with `max_tokens`."""
+    if reply.finish_reason is FinishReason.LENGTH:
+        return False
+    said = reply.usage.output_tokens
+    return limit <= max_tokens or (said is not None and said <= max_tokens)
 
 
 def _trace(stage: str, question: str, messages: str, outcome: str, error: str | None) -> Trace:

@@ -143,7 +143,7 @@ class Trainer(Protocol):
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
         """Write the new checkpoint to `folder`, which does not exist yet, all or nothing.
 
-        Raises `TrainingError` with the last lines of the trainer's log; `folder` then does not exist. Cancelling ends
-        the trainer's processes.
+        Raises `NothingToTrainError` when no row can be trained on, and otherwise `TrainingError` with the last lines of
+        the trainer's log; `folder` then does not exist. Cancelling ends the trainer's processes.
         """
         ...

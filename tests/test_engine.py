@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from meteor_agents.engine import Drain, Interrupted, converse
+from meteor_agents.engine import Drain, Interrupted, Window, converse
 from meteor_agents.errors import BudgetReached, CredentialsError, RefusedCallError, StoreError
 from meteor_agents.messages import Question
 from meteor_agents.traces import Outcome, Trace
@@ -37,7 +37,7 @@ def test_never_more_than_the_window_is_in_flight_and_every_question_is_asked_onc
         return ended(question)
 
     sink = Sink()
-    asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", concurrency=7, drain=Drain()))
+    asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(7), drain=Drain()))
     assert most == 7
     assert sorted(trace.question.id for trace in sink.traces) == sorted(q.id for q in QUESTIONS)
 
@@ -59,7 +59,7 @@ def test_questions_are_not_read_ahead() -> None:
         return ended(question)
 
     sink = Sink()
-    asyncio.run(converse(questions(), conversation, sink, stage="s", concurrency=3, drain=Drain()))
+    asyncio.run(converse(questions(), conversation, sink, stage="s", window=Window(3), drain=Drain()))
     assert max(ahead) <= 3
 
 
@@ -70,7 +70,7 @@ def test_a_model_error_is_a_failed_trace_and_the_run_goes_on() -> None:
         return ended(question)
 
     sink = Sink()
-    asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", concurrency=4, drain=Drain()))
+    asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(4), drain=Drain()))
     failed = [trace for trace in sink.traces if trace.outcome is Outcome.FAILED]
     assert [(trace.question.id, trace.error) for trace in failed] == [("3", "too long")]
     assert len(sink.traces) == 40
@@ -86,7 +86,7 @@ def test_a_wrong_key_or_a_bug_ends_the_run_and_leaves_no_task(error: Exception) 
 
     async def run() -> set[asyncio.Task[object]]:
         with pytest.raises(type(error)):
-            await converse(QUESTIONS, conversation, Sink(), stage="s", concurrency=8, drain=Drain())
+            await converse(QUESTIONS, conversation, Sink(), stage="s", window=Window(8), drain=Drain())
         return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
     assert asyncio.run(run()) == set()
@@ -100,7 +100,7 @@ def test_a_failing_sink_ends_the_run() -> None:
         raise StoreError("disk full")
 
     with pytest.raises(StoreError, match="disk full"):
-        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", concurrency=2, drain=Drain()))
+        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(2), drain=Drain()))
 
 
 def test_a_drain_finishes_what_is_in_flight_and_admits_nothing_new() -> None:
@@ -115,7 +115,7 @@ def test_a_drain_finishes_what_is_in_flight_and_admits_nothing_new() -> None:
 
     sink = Sink()
     with pytest.raises(Interrupted):
-        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", concurrency=5, drain=drain))
+        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(5), drain=drain))
     assert sorted(trace.question.id for trace in sink.traces) == sorted(started)
     assert len(started) == 5
 
@@ -129,7 +129,7 @@ def test_at_the_budget_nothing_new_is_admitted_and_the_rest_is_kept() -> None:
 
     sink = Sink()
     with pytest.raises(BudgetReached):
-        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", concurrency=5, drain=Drain()))
+        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(5), drain=Drain()))
     assert len(sink.traces) == 10
 
 
@@ -139,7 +139,9 @@ def test_cancelling_leaves_no_task() -> None:
         return ended(question)
 
     async def run() -> int:
-        task = asyncio.ensure_future(converse(QUESTIONS, conversation, Sink(), stage="s", concurrency=8, drain=Drain()))
+        task = asyncio.ensure_future(
+            converse(QUESTIONS, conversation, Sink(), stage="s", window=Window(8), drain=Drain())
+        )
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

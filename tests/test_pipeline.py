@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls import Budget, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import BudgetReached, TrainingError
-from meteor_agents.events import Event, Observers, UpdateFinished
+from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline import Cast, Pipeline, QuestionSets
@@ -107,13 +108,14 @@ class Run:
     def __init__(self, folder: Path, learner: Learner, trainer: FolderTrainer | None, **more: Any) -> None:
         self.folder, self.learner, self.trainer = folder, learner, trainer
         self.settings = settings(**more)
-        self.events = Events()
+        self.events: Observer = Events()
+        self.store: Callable[[Path], Store] = Store
         self.drain = Drain()
         self.judge_model: ScriptedModel | None = None
 
     def __call__(self, stage: Callable[[Pipeline], Any] = Pipeline.run) -> dict[str, Any]:
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        store = Store(self.folder / "run.db")
+        store = self.store(self.folder / "run.db")
         try:
             asyncio.run(self._go(store, stage))
         finally:
@@ -121,11 +123,8 @@ class Run:
         return self.status()
 
     def status(self) -> dict[str, Any]:
-        connection = open_for_reading(self.folder / "run.db")
-        try:
-            return read_status(connection)
-        finally:
-            connection.close()
+        with closing(open_for_reading(self.folder / "run.db")) as records:
+            return read_status(records)
 
     async def _go(self, store: Store, stage: Callable[[Pipeline], Any]) -> None:
         given = self.settings
@@ -313,6 +312,7 @@ def test_a_checkpoint_that_is_worse_is_not_promoted_and_the_run_goes_on_with_the
     assert run.trainer is not None
     finetune, _, second, *_ = run.trainer.jobs
     assert second.start.version == finetune.version()
+    assert isinstance(run.events, Events)
     assert any(isinstance(event, UpdateFinished) and not event.promoted for event in run.events.all)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,15 @@ def trace(outcome: Outcome = Outcome.ACCEPTED, question: Question = QUESTION) ->
 
 
 def add_call(store: Store, key: str = "k", reply: Completion = REPLY, usd: float | None = None) -> None:
-    asyncio.run(store.add_call(key, "student", "refine", "q", 1, "{}", reply, usd, 0.1))
+    asyncio.run(store.add_call(key, "student", "refine", "q", 1, "{}", reply, usd, 0.1, max_tokens=9))
 
 
 def test_a_reply_is_found_by_its_key_and_weights(store: Store) -> None:
     add_call(store)
-    assert asyncio.run(store.find_call("k", ["w1"])) == REPLY
-    assert asyncio.run(store.find_call("k", ["w2"])) is None
-    assert asyncio.run(store.find_call("k", ["w2", "w1"])) == REPLY
-    assert asyncio.run(store.find_call("other", ["w1"])) is None
+    assert store.find_call("k", ["w1"], 9) == REPLY
+    assert store.find_call("k", ["w2"], 9) is None
+    assert store.find_call("k", ["w2", "w1"], 9) == REPLY
+    assert store.find_call("other", ["w1"], 9) is None
 
 
 def test_an_awaited_write_is_on_disk(store: Store, tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_an_awaited_write_is_on_disk(store: Store, tmp_path: Path) -> None:
 def test_concurrent_writes_are_all_kept(store: Store) -> None:
     async def many() -> None:
         await asyncio.gather(
-            *(store.add_call(str(i), "student", "s", "q", 1, "{}", REPLY, None, 0.0) for i in range(500))
+            *(store.add_call(str(i), "student", "s", "q", 1, "{}", REPLY, None, 0.0, max_tokens=9) for i in range(500))
         )
 
     asyncio.run(many())
@@ -76,7 +77,8 @@ def test_a_trace_reads_back_equal_and_a_failed_one_is_replaced(store: Store) -> 
     asyncio.run(store.add_trace("r", trace(Outcome.FAILED)))
     asyncio.run(store.add_trace("r", trace()))
     assert store.traces("refine", "r") == [trace()]
-    assert store.outcomes("refine", "r") == {"q": Outcome.ACCEPTED}
+    assert list(store.outcomes("refine", "r")) == [("q", Outcome.ACCEPTED)]
+    assert store.trace_totals("refine", "r") == [("accepted", 1, 1)]
     assert store.traces("refine", "another recipe") == []
 
 
@@ -84,7 +86,7 @@ def test_outcomes_keep_the_order_in_which_traces_were_finished(store: Store) -> 
     ids = ["z", "a", "m"]
     for id_ in ids:
         asyncio.run(store.add_trace("r", trace(question=Question(id=id_, question=id_))))
-    assert list(store.outcomes("refine", "r")) == ids
+    assert [id_ for id_, _ in store.outcomes("refine", "r")] == ids
 
 
 def test_a_round_reads_back_equal(store: Store) -> None:
@@ -130,10 +132,11 @@ def test_any_failure_of_a_write_fails_who_waits_and_who_comes_later(store: Store
 
     async def write() -> list[BaseException | None]:
         first = await asyncio.gather(
-            store.count("student", "reused"), store.add_call("k", "student", "s", "q", 1, "{}", unencodable, None, 0.0),
-            store.count("student", "reused"), return_exceptions=True,
+            store.set_meta("a", 1),
+            store.add_call("k", "student", "s", "q", 1, "{}", unencodable, None, 0.0, max_tokens=9),
+            store.set_meta("b", 1), return_exceptions=True,
         )  # fmt: skip
-        later = await asyncio.gather(store.count("student", "reused"), return_exceptions=True)
+        later = await asyncio.gather(store.set_meta("c", 1), return_exceptions=True)
         return [*first, *later]
 
     outcomes = asyncio.run(asyncio.wait_for(write(), timeout=10))
@@ -154,9 +157,8 @@ def test_what_is_counted_without_waiting_is_there_when_the_store_is_closed(tmp_p
     for _ in range(3):
         store.count_soon("judge", "retried")
     store.close()
-    connection = open_for_reading(tmp_path / "run.db")
-    assert connection.execute("SELECT role, name, value FROM counters").fetchall() == [("judge", "retried", 3)]
-    connection.close()
+    with closing(open_for_reading(tmp_path / "run.db")) as records:
+        assert records.counters() == [("judge", "retried", 3)]
 
 
 def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
             store = Store(Path(sys.argv[1]))
             for i in range(1000):
                 reply = Completion(str(i), FinishReason.STOP, Usage(), "m", "w")
-                await store.add_call(str(i), "student", "s", "q", 1, "{}", reply, None, 0.0)
+                await store.add_call(str(i), "student", "s", "q", 1, "{}", reply, None, 0.0, max_tokens=9)
                 if i == 50:
                     os.kill(os.getpid(), signal.SIGKILL)
 

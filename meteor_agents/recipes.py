@@ -1,0 +1,80 @@
+"""What decides a stage's conversations, as one hash a stage: traces, rounds and results are stored under it.
+
+Nothing changed: the same recipe, and all work is found. Something edited: another recipe, and the stage's conversations
+are held again, out of stored replies as far as their calls are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from .conversations import DISTILL, REFINE, SELF_TRAIN
+from .evaluation import EVALUATE
+from .replies import READING
+from .settings import Settings, decoding
+from .training import Checkpoint
+
+FINETUNE = "finetune"
+
+_PROMPTS_OF = {
+    DISTILL: ("student_guideline", "teacher_answer"),
+    REFINE: ("student_attempt", "student_revise", "judge_verdict", "teacher_guide"),
+    SELF_TRAIN: ("student_attempt", "judge_verdict"),
+    EVALUATE: ("student_attempt", "judge_score"),
+}
+
+_ROLES_OF = {
+    DISTILL: ("student", "teacher"),
+    FINETUNE: ("student", "teacher"),
+    REFINE: ("student", "teacher", "judge"),
+    SELF_TRAIN: ("student", "judge"),
+    EVALUATE: ("student", "judge"),
+}
+
+
+class Recipes:
+    """The recipes of one run's settings and prompts (`prompt_hashes`: template name -> hash of its text).
+
+    Which questions a stage takes is no part of any, so a run can be widened.
+    """
+
+    def __init__(self, settings: Settings, prompt_hashes: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._prompt_hashes = prompt_hashes
+
+    def distill(self, base: Checkpoint) -> str:
+        return self._recipe(DISTILL, base, guideline=self._settings.distill.guideline)
+
+    def finetune(self, base: Checkpoint) -> str:
+        return self._recipe(FINETUNE, base)
+
+    def refine(self, entered: Checkpoint, *, trains: bool) -> str:
+        training = self._settings.training.model_dump(mode="json") if trains else None
+        options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        return self._recipe(REFINE, entered, **options, base_training=training)
+
+    def self_train(self, start: Checkpoint, turn: int) -> str:
+        stage, base = self._settings.self_train, self._settings.student.sampling
+        low, high = decoding(stage.low, base), decoding(stage.high, base)
+        return self._recipe(SELF_TRAIN, start, turn=turn, low=low, high=high, verify=stage.verify)
+
+    def evaluate(self) -> str:
+        return self._recipe(EVALUATE, None)
+
+    def _recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
+        settings = self._settings
+        roles = [getattr(settings, role) for role in _ROLES_OF[stage]]
+        content = {
+            "start": start.version if start else None,
+            "domain": settings.domain,
+            "models": [[role.identity, role.deciding_options, role.sampling.model_dump(mode="json")] for role in roles],
+            "prompts": {name: self._prompt_hashes[name] for name in _PROMPTS_OF.get(stage, ())},
+            "reading": READING,
+            "more": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in more.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
