@@ -93,7 +93,8 @@ class ModelSettings(BaseModel):
     @model_validator(mode="after")
     def _no_secret_in_an_address(self) -> Self:
         for name, value in self.options.items():
-            if isinstance(value, str) and (what := _secret_in(value)):
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            if what := next(filter(None, map(_secret_in, texts)), None):
                 raise ValueError(
                     f"the address in {name} holds {what}, and a settings file must hold no secret; leave it out, export "
                     f"it as an environment variable and write api_key_env: VARIABLE"
