@@ -25,7 +25,7 @@ from meteor_agents.backends.sglang_options import LaunchOptions
 from meteor_agents.backends.sglang_server import Patience
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, SettingsError, TransientModelError
 from meteor_agents.models import ChatMessage, LoadsWeights, SamplingParams
-from meteor_agents.settings import ModelSettings
+from meteor_agents.settings import ModelSettings, load_settings
 from tests.conformance import fake_server
 from tests.conformance.fake_server import FakeServer
 
@@ -593,6 +593,17 @@ def test_a_python_that_is_not_there_is_a_setting_error(base: Path, tmp_path: Pat
 def test_a_wrong_setting_is_named(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(SettingsError, match=complaint) as caught:
         open_model("judge", ModelSettings.model_validate({"backend": "sglang", "model": "m", **changes}))
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_address_with_a_password_is_refused_in_a_list_too() -> None:
+    judge = {"backend": "sglang", "model": "m", "base_url": ["http://a", "http://me:s3cret@b"]}
+    content = {
+        "name": "run", "domain": "sums", "questions": {"path": "q.jsonl"}, "teacher": {"backend": "reference"},
+        "student": {"backend": "scripted"}, "judge": judge,
+    }  # fmt: skip
+    with pytest.raises(SettingsError, match="judge: the address in base_url holds a user name or a key") as caught:
+        load_settings(content, base=Path(), source="x")
     assert "s3cret" not in str(caught.value)
 
 
