@@ -16,10 +16,10 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meteor_agents.backends import process_watch
 from meteor_agents.backends.sglang_options import LaunchOptions
@@ -27,6 +27,8 @@ from meteor_agents.backends.sglang_server import Patience, SGLangServer
 from meteor_agents.errors import ModelError, ServerDown, SettingsError
 
 POLL_S = 0.25
+MOMENT_S = 1.0
+"""For a process that does not answer because it is about to end."""
 LOG_LINES = 15
 """Of the log in a `ServerDown`."""
 LOOPBACK = "127.0.0.1"
@@ -113,6 +115,13 @@ class LaunchedServer:
         await self.server.aclose()
 
     async def _keep(self) -> None:
+        try:
+            await self._watch()
+        except Exception as unexpected:  # without this task, whoever waits for the server would wait for ever
+            self._give_up(f"cannot be watched: {unexpected!r}")
+            raise
+
+    async def _watch(self) -> None:
         crashes = 0
         while self.serves is not None:
             since = time.monotonic()
@@ -130,35 +139,24 @@ class LaunchedServer:
         """Returns what is wrong, when something is."""
         process = self._process
         assert process is not None
-        ended = asyncio.ensure_future(process.wait())
-        try:
-            while True:
-                doubted = asyncio.ensure_future(self._doubted.wait())
-                await asyncio.wait([ended, doubted], return_when=asyncio.FIRST_COMPLETED)
-                doubted.cancel()
-                if ended.done():
-                    return f"ended with exit code {process.returncode}"
+        while True:
+            await _first(process.wait(), self._doubted.wait())
+            if process.returncode is None:
                 self._doubted.clear()
-                healthy = asyncio.ensure_future(self.server.is_healthy())
-                await asyncio.wait([ended, healthy], return_when=asyncio.FIRST_COMPLETED)
-                if healthy.done() and not healthy.result() and not ended.done():
-                    return "does not answer"
-                healthy.cancel()
-                if not ended.done():
+                _, healthy = await _first(process.wait(), self.server.is_healthy())
+                if healthy:
                     self._up.set()
-        finally:
-            ended.cancel()
+                    continue
+                await _first(process.wait(), asyncio.sleep(MOMENT_S))
+            ended = process.returncode is not None
+            return f"ended with exit code {process.returncode}" if ended else "does not answer"
 
     async def _again(self, what: str, crashes: int) -> bool:
         """Start it again, or give it up; whether either is done."""
         assert self.serves is not None
         await self._end()
         if crashes > self._options.restarts:
-            self._failure = ServerDown(
-                f"{self._role}: the SGLang server {what}, after {crashes - 1} restarts in a row; log: {self._log}\n"
-                f"{_last_lines(self._log)}"
-            )
-            self._up.set()
+            self._give_up(f"{what}, after {crashes - 1} restarts in a row")
             return True
         pause_s = min(self._patience.longest_pause_s, self._patience.first_pause_s * 2 ** (crashes - 1))
         self._note(f"the SGLang server {what}; starting it again in {pause_s:g} s (log: {self._log})")
@@ -168,6 +166,10 @@ class LaunchedServer:
         except ServerDown:
             return False
         return True
+
+    def _give_up(self, why: str) -> None:
+        self._failure = ServerDown(f"{self._role}: the SGLang server {why}; log: {self._log}\n{_last_lines(self._log)}")
+        self._up.set()
 
     async def _begin(self, served: Served) -> None:
         self._doubted.clear()
@@ -248,6 +250,17 @@ class LaunchedServer:
             if process.stdin is not None:
                 process.stdin.close()
             await process.wait()
+
+
+async def _first(*works: Awaitable[Any]) -> list[Any]:
+    """The results when one of them has one; None for the others, which are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    return [task.result() if task.done() and not task.cancelled() else None for task in tasks]
 
 
 def _signal_group(process: Process, number: signal.Signals) -> None:

@@ -13,7 +13,7 @@ VARIABLE = "METEOR_TEST_SGLANG"
 CPU_FLAGS = (
     "--device cpu --dtype float32 --attention-backend torch_native --sampling-backend pytorch "
     "--grammar-backend llguidance --disable-overlap-schedule --disable-radix-cache --mem-fraction-static 0.2 "
-    "--max-total-tokens 16384 --skip-server-warmup"
+    "--max-total-tokens 16384 --skip-server-warmup --constrained-json-disable-any-whitespace"
 )
 
 
