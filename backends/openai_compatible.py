@@ -172,7 +172,7 @@ class OpenAICompatibleModel:
         if status in (401, 403):
             raise CredentialsError(f"{message}. Check the key and what it is allowed to use")
         if status >= 500 or status in RETRIED:
-            asked_s = _retry_after_s(response.headers.get("Retry-After"))
+            asked_s = _retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"))
             if asked_s is None and status == 429:
                 asked_s = exhausted_s(response.headers) or None
             raise TransientModelError(message, retry_after_s=asked_s, overload=status in OVERLOADED, late=status == 408)
@@ -313,21 +313,29 @@ def _server_words(response: httpx.Response) -> str:
     return str(error)
 
 
-def _retry_after_s(header: str | None) -> float | None:
-    """Seconds, from a number or from an HTTP date; None if there is neither."""
+def _retry_after_s(header: str | None, date: str | None = None) -> float | None:
+    """Seconds, from a number or from an HTTP date; None if there is neither.
+
+    A date counts from the reply's own `Date`: the server's clock and ours may differ, or jump.
+    """
     if header is None:
         return None
     try:
         return max(0.0, float(header))
     except ValueError:
         pass
+    moment = _moment(header)
+    if moment is None:
+        return None
+    return max(0.0, (moment - (_moment(date or "") or datetime.now(UTC))).total_seconds())
+
+
+def _moment(http_date: str) -> datetime | None:
     try:
-        moment = parsedate_to_datetime(header)
+        moment = parsedate_to_datetime(http_date)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 _ALLOWANCES = (

@@ -50,7 +50,7 @@ W1 = Workload("W1", 3000, 512, 0.2, ("aiohttp", "httpx"))
 W2 = Workload("W2", 3000, 1024, 2.0, ("aiohttp",))
 W3_SMALL = Workload("W3 (10,000)", 10_000, 512, 0.02)
 W3 = Workload("W3 (100,000)", 100_000, 512, 0.02)
-WORKLOADS = {"w1": [W1], "w2": [W2], "w3": [W3_SMALL, W3]}
+WORKLOADS = {"w1": [W1], "w2": [W2], "w3": [W3_SMALL, W3], "w3-small": [W3_SMALL]}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def main(names: list[str]) -> None:
         f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; the server has a process of its own on the same machine"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names or list(WORKLOADS):
+        for name in names or ("w1", "w2", "w3"):
             for workload in WORKLOADS[name]:
                 run_workload(workload, Path(scratch))
 
@@ -182,7 +182,7 @@ def measured(command: list[str]) -> tuple[str, float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3", help="which; default: all")
+    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3 w3-small", help="which; default: all")
     given = parser.parse_args()
     if unknown := set(given.workloads) - set(WORKLOADS):
         parser.error(f"unknown workload {sorted(unknown)[0]!r}; known: {', '.join(WORKLOADS)}")

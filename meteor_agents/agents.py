@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 from .messages import Answer, Attempt, Guide, Guideline, Question, Status, Verdict
@@ -166,7 +167,7 @@ class ModelJudge:
         return await self.ask(
             "judge_verdict",
             question,
-            parse_verdict,
+            partial(parse_verdict, quoted=(question.question, attempt.text)),
             lambda verdict: verdict.status is not Status.ERROR,
             Occasion(stage, question.id, tries),
             VERDICT_SCHEMA,

@@ -63,8 +63,8 @@ class Window:
     """How many conversations are held at once.
 
     With `lines`, up to as many as all roles together may be asked. It starts with what the narrowest role takes, and with
-    each conversation that ends it grows by one; while a line is long (more wait than half of those that are let in at
-    once), it shrinks by one instead. So a slow judge has a short line before it, and not a pile of half-done conversations.
+    each conversation that ends it grows by one; while a line is long (more wait than are let in at once), it shrinks by
+    one instead. So a slow judge has a short line before it, and not a pile of half-done conversations.
     """
 
     def __init__(self, most: int, lines: Sequence[Line] = ()) -> None:
@@ -86,7 +86,7 @@ class Window:
         """A conversation has ended."""
         self.taken -= 1
         if self._lines:
-            long = any(line.waiting > max(1, line.allowed // 2) for line in self._lines)
+            long = any(line.waiting > line.allowed for line in self._lines)
             self.size = max(1, self.size - 1) if long else min(self.most, self.size + 1)
         self._wake(self.size - self.taken)
 

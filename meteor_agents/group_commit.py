@@ -16,6 +16,14 @@ from typing import Any
 from .errors import StoreError
 
 
+GATHER_S = 0.002
+"""How long, while many come, a row waits to be committed with others: what a kill costs besides the calls in flight."""
+CROWD = 4
+"""More rows than this at once are many."""
+WOKEN_AT_ONCE = 32
+"""How many of those who wait for a commit go on in one turn of the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """One statement, and who waits for it, if anyone does."""
@@ -37,7 +45,9 @@ class GroupCommit:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._queued: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._gathered: list[Write] = []
+        self._crowded = False
+        self._queued: queue.SimpleQueue[list[Write] | None] = queue.SimpleQueue()
         self._failed: StoreError | None = None
         self._thread = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
         self._thread.start()
@@ -48,18 +58,33 @@ class GroupCommit:
             raise self._failed
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop, loop.create_future())
-        self._queued.put(Write(sql, values, waiter))
+        if not any(write.waiter for write in self._gathered):
+            if self._crowded:
+                loop.call_later(GATHER_S, self._hand_over)
+            else:
+                loop.call_soon(self._hand_over)
+        self._gathered.append(Write(sql, values, waiter))
         await waiter.written
 
     def write_soon(self, sql: str, *values: Any) -> None:
-        """Returns at once. If it cannot be written, the next `write` says so."""
-        self._queued.put(Write(sql, values))
+        """Returns at once; goes with the next `write`, or with `close`. If it cannot be written, the next one says so."""
+        self._gathered.append(Write(sql, values))
+        if len(self._gathered) > WOKEN_AT_ONCE:
+            self._hand_over()
 
     def close(self) -> None:
         """Commit what is queued. A later write raises `StoreError`."""
+        self._hand_over()
         self._queued.put(None)
         self._thread.join()
         self._failed = self._failed or StoreError(f"{self._path} is closed")
+
+    def _hand_over(self) -> None:
+        """Give the thread what the loop has gathered: waking it once for many rows costs less than once for each."""
+        batch, self._gathered = self._gathered, []
+        self._crowded = len(batch) > CROWD
+        if batch:
+            self._queued.put(batch)
 
     def _write_until_closed(self) -> None:
         for batch in self._batches():
@@ -76,7 +101,7 @@ class GroupCommit:
             while not self._queued.empty():
                 queued.append(self._queued.get())
             closed = None in queued
-            yield [write for write in queued if write is not None]
+            yield [write for batch in queued if batch is not None for write in batch]
 
     def _commit(self, batch: Sequence[Write]) -> StoreError | None:
         """All of the batch or nothing of it. The failure, whatever it is: raised here it would leave everyone waiting."""
@@ -102,7 +127,10 @@ def _tell(batch: Sequence[Write], failure: StoreError | None) -> None:
 
 
 def _settle(futures: Sequence[asyncio.Future[None]], failure: StoreError | None) -> None:
-    for future in futures:
+    """A few at a time: hundreds of conversations that go on at once would hold the loop."""
+    if len(futures) > WOKEN_AT_ONCE:
+        asyncio.get_running_loop().call_soon(_settle, futures[WOKEN_AT_ONCE:], failure)
+    for future in futures[:WOKEN_AT_ONCE]:
         if future.done():  # its caller was cancelled
             continue
         if failure is None:

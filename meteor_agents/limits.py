@@ -133,12 +133,12 @@ class Throttled:
             waiting = False
             try:
                 completion = await self._in_time(messages, sampling)
+                self.server.succeeded(completion.pause_s)
             except ModelError as error:
                 self.server.failed(generation, error)
                 raise
             finally:
                 self.server.leave()
-            self.server.succeeded(completion.pause_s)
         finally:
             self.waiting -= waiting
             self._slots.leave()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from .messages import Status, Verdict
@@ -64,25 +65,34 @@ def join_answer(reasoning: str | None, answer: str) -> str:
     return f"{reasoning}\nAnswer: {answer}" if reasoning else f"Answer: {answer}"
 
 
-def parse_verdict(text: str, model: str) -> Verdict:
-    """The judge's reply as a verdict; `Status.ERROR` when it holds no readable one.
+def parse_verdict(text: str, model: str, quoted: Sequence[str] = ()) -> Verdict:
+    """The judge's reply as a verdict; `Status.ERROR` when it holds no readable one, or several that differ.
 
     Wanted is a JSON object with `status` ("correct" or "incorrect"), `explanation` and `guide`. The status must be
-    exactly one of the two words: "not correct" is neither.
+    exactly one of the two words: "not correct" is neither. An object that stands in `quoted` (the texts that were judged)
+    is no verdict: the judge repeats what it has read.
     """
-    reply = json_object(text)
-    if reply is None:
+    found = [object_ for object_, source in json_objects(text) if not any(source in given for given in quoted)]
+    if not found:
         return Verdict(status=Status.ERROR, explanation=_unreadable("a JSON object", text), model=model)
-    status = str(reply.get("status", "")).strip().lower()
-    if status not in (Status.CORRECT, Status.INCORRECT):
+    statuses = {_said(object_) for object_ in found if "status" in object_}
+    if len(statuses) > 1:
+        return Verdict(status=Status.ERROR, explanation=_unreadable("one verdict: they differ", text), model=model)
+    if not statuses <= {Status.CORRECT, Status.INCORRECT} or not statuses:
         wanted = 'a "status" of "correct" or "incorrect"'
         return Verdict(status=Status.ERROR, explanation=_unreadable(wanted, text), model=model)
+    reply = next(object_ for object_ in reversed(found) if "status" in object_)
     return Verdict(
-        status=Status(status),
+        status=Status(_said(reply)),
         explanation=str(reply.get("explanation") or "").strip(),
         guide=str(reply.get("guide") or "").strip(),
         model=model,
     )
+
+
+def _said(reply: Mapping[str, Any]) -> str:
+    status = reply["status"]
+    return status.strip().lower() if isinstance(status, str) else "no text"
 
 
 def parse_scores(text: str) -> dict[str, int] | None:
@@ -112,20 +122,43 @@ def parse_comparison(text: str) -> dict[str, str] | None:
 
 def json_object(text: str) -> dict[str, Any] | None:
     """The last complete JSON object in a reply, past a model's thinking and around any fence or prose."""
+    found = json_objects(text)
+    return found[-1].content if found else None
+
+
+class Found(NamedTuple):
+    content: dict[str, Any]
+    source: str
+    """As it stands in the text."""
+
+
+def json_objects(text: str) -> list[Found]:
+    """All complete JSON objects in a reply that stand in no other one, past a model's thinking. One that has a key twice,
+    with values that differ, says two things, and counts as two objects.
+    """
     text = _THINKING.sub("", text)
-    decoder = json.JSONDecoder(strict=False)
-    found: dict[str, Any] | None = None
+    found: list[Found] = []
     position = text.find("{")
     while position != -1:
+        doubled: list[tuple[str, Any]] = []
+        decoder = json.JSONDecoder(strict=False, object_pairs_hook=partial(_object, doubled=doubled))
         try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError:
-            position += 1
+            value, end = decoder.raw_decode(text, position)
+        except (json.JSONDecodeError, RecursionError):
+            end = position + 1
         else:
-            if isinstance(value, dict):
-                found = value
-        position = text.find("{", position)
+            source = text[position:end]
+            found += [Found({**value, key: other}, source) for key, other in doubled]
+            found.append(Found(value, source))
+        position = text.find("{", end)
     return found
+
+
+def _object(pairs: list[tuple[str, Any]], *, doubled: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    doubled.clear()  # only the outermost object counts, and it is made last
+    doubled += [(key, value) for key, value in pairs if content[key] != value]
+    return content
 
 
 def _unreadable(wanted: str, text: str) -> str:

@@ -59,11 +59,11 @@ class Templates:
         """The chat messages of template `name`: its system block, if it has a non-empty one, then its user block."""
         template = self._compiled[name]
         messages: list[ChatMessage] = []
+        context = template.new_context(variables)
         for block in BLOCKS:
             if block not in template.blocks:
                 continue
             try:
-                context = template.new_context(variables)
                 text = "".join(template.blocks[block](context)).strip()
             except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
                 raise TemplateError(

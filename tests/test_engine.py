@@ -6,8 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 from meteor_agents.engine import Drain, Interrupted, Window, converse
-from meteor_agents.errors import BudgetReached, CredentialsError, RefusedCallError, StoreError
+from meteor_agents.backends.scripted import ScriptedModel
+from meteor_agents.errors import (
+    BudgetReached,
+    CredentialsError,
+    ModelError,
+    RefusedCallError,
+    ServerDown,
+    StoreError,
+    TransientModelError,
+)
+from meteor_agents.limits import Limits, Throttled
 from meteor_agents.messages import Question
+from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.traces import Outcome, Trace
 
 QUESTIONS = [Question(id=str(i), question=f"question {i}") for i in range(40)]
@@ -149,3 +160,104 @@ def test_cancelling_leaves_no_task() -> None:
         return len(asyncio.all_tasks()) - 1
 
     assert asyncio.run(run()) == 0
+
+
+def test_a_slow_judge_gets_a_short_line_and_no_pile_of_half_done_conversations() -> None:
+    hello, sampling = [ChatMessage(role="user", content="hello")], SamplingParams()
+    half_done = most = 0
+
+    async def run() -> None:
+        student = Throttled(ScriptedModel(["x"], delay_s=0.001, cycle=True), Limits(concurrency=64))
+        judge = Throttled(ScriptedModel(["x"], delay_s=0.01, cycle=True), Limits(concurrency=4))
+
+        async def conversation(question: Question) -> Trace:
+            nonlocal half_done, most
+            await student.complete(hello, sampling)
+            half_done += 1
+            most = max(most, half_done)
+            await judge.complete(hello, sampling)
+            half_done -= 1
+            return ended(question)
+
+        window = Window(64, [student, judge])
+        questions = [Question(id=str(i), question="?") for i in range(300)]
+        await converse(questions, conversation, Sink(), stage="s", window=window, drain=Drain())
+        assert window.most == 68
+        assert window.taken == 0
+
+    asyncio.run(run())
+    assert 4 < most <= 12
+
+
+def test_the_window_grows_to_what_the_roles_take() -> None:
+    hello, sampling = [ChatMessage(role="user", content="hello")], SamplingParams()
+    most = 0
+
+    async def run() -> None:
+        student = Throttled(ScriptedModel(["x"], delay_s=0.002, cycle=True), Limits(concurrency=4))
+        judge = Throttled(ScriptedModel(["x"], delay_s=0.05, cycle=True), Limits(concurrency=50))
+
+        async def conversation(question: Question) -> Trace:
+            nonlocal most
+            await student.complete(hello, sampling)
+            most = max(most, judge.server.in_flight + 1)
+            await judge.complete(hello, sampling)
+            return ended(question)
+
+        questions = [Question(id=str(i), question="?") for i in range(400)]
+        await converse(questions, conversation, Sink(), stage="s", window=Window(4, [student, judge]), drain=Drain())
+
+    asyncio.run(run())
+    assert most > 30, "a student with 4 places can keep a slow judge with 50 busy"
+
+
+def test_a_question_whose_model_was_late_is_asked_again_after_the_others() -> None:
+    asked: list[str] = []
+    told: list[str] = []
+
+    async def conversation(question: Question) -> Trace:
+        asked.append(question.id)
+        await asyncio.sleep(0)
+        if question.id in ("3", "4") and asked.count(question.id) == 1:
+            raise TransientModelError("no reply within 1 s", late=True)
+        return ended(question)
+
+    def late(question: Question, error: ModelError) -> None:
+        told.append(f"{question.id}: {error}")
+
+    sink = Sink()
+    asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(3), drain=Drain(), late=late))
+    assert asked[-2:] == ["3", "4"]
+    assert told == ["3: no reply within 1 s", "4: no reply within 1 s"]
+    assert [trace.outcome for trace in sink.traces] == [Outcome.ACCEPTED] * 40
+
+
+def test_a_question_that_is_late_again_and_again_ends_as_a_failed_trace() -> None:
+    asked = 0
+
+    async def conversation(question: Question) -> Trace:
+        nonlocal asked
+        asked += 1
+        raise TransientModelError("no reply within 1 s", late=True)
+
+    sink = Sink()
+    asyncio.run(converse(QUESTIONS[:2], conversation, sink, stage="s", window=Window(3), drain=Drain()))
+    assert asked == 6
+    assert [(trace.outcome, trace.error) for trace in sink.traces] == [(Outcome.FAILED, "no reply within 1 s")] * 2
+
+
+def test_when_a_server_is_given_up_nothing_new_begins_and_what_is_under_way_is_kept() -> None:
+    begun: list[str] = []
+
+    async def conversation(question: Question) -> Trace:
+        begun.append(question.id)
+        await asyncio.sleep(0.01 if question.id != "2" else 0)
+        if question.id == "2":
+            raise ServerDown("the server is given up")
+        return ended(question)
+
+    sink = Sink()
+    with pytest.raises(ServerDown):
+        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(5), drain=Drain()))
+    assert len(begun) == 5
+    assert sorted(trace.question.id for trace in sink.traces) == ["0", "1", "3", "4"]
