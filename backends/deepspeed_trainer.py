@@ -205,7 +205,7 @@ def _event(name: str, record: dict[str, Any]) -> Event:
 def _finish(work: WorkFolder, folder: Path, job: TrainingJob, code: int, log: Path) -> TrainingReport:
     if code != 0 or not work.report.is_file():
         if no_rows := _NO_ROWS.search(log.read_text(encoding="utf-8", errors="replace")):
-            raise NothingToTrainError(no_rows[1])
+            raise NothingToTrainError(f"{no_rows[1]}; log: {log}")
         raise TrainingError(f"{job.name}: training failed (exit code {code}); log: {log}\n{_last_lines(log)}")
     missing = missing_parts(work.checkpoint)
     if missing:

@@ -73,10 +73,10 @@ class Completion:
     model: str
     weights: str
     """The version of the weights that spoke; the model's name where a server does not version them."""
-    reasoning: str = ""
-    """What a reasoning model thought before it spoke, where its server hands it out. No part of the reply."""
     pause_s: float = 0.0
     """How long the server, by its headers, wants no further call: its allowance is used up. Not stored."""
+    reasoning: str = ""
+    """What a reasoning model thought before it spoke, where its server hands it out. No part of the reply."""
 
 
 class ChatModel(Protocol):

@@ -106,9 +106,10 @@ class RehearsedSpeaker:
     def _stored(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion | None:
-        versions = self._rehearsal.weights if self._role == "student" else (self._identity,)
-        if not versions:
+        if self._role == "student" and not self._rehearsal.weights:
             return None
+        # A model whose weights no one changes is stored under its own name, a student on a server included.
+        versions = (*self._rehearsal.weights, self._identity) if self._role == "student" else (self._identity,)
         said = [(message.role, message.content) for message in messages]
         key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
         return self._rehearsal.records.find_call(key, versions, sampling.max_tokens)

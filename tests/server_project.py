@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from meteor_agents.cli.app import app, exit_code
+from meteor_agents.errors import MeteorError
 from meteor_agents.store import open_for_reading
 from meteor_agents.traces import Trace
 from tests.chat_server import ChatServer
@@ -47,29 +51,25 @@ class Project:
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, env=environment(),
         )  # fmt: skip
 
-    def __call__(self, stage: str, *args: str, code: int = 0) -> str:
-        """What the command printed."""
-        done = subprocess.run(
-            self.command(stage, *args), cwd=self.folder, capture_output=True, text=True, timeout=300,
-            stdin=subprocess.DEVNULL, env=environment(),
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout + done.stderr
+    def __call__(self, command: str, *args: str, code: int = 0) -> str:
+        """What the command printed, on both streams. In this process, which saves most of a second a command."""
+        with chdir(self.folder):
+            done = CliRunner(env=environment()).invoke(app, [command, *args])
+        said, found = done.output, done.exit_code
+        if isinstance(done.exception, MeteorError):
+            said, found = said + str(done.exception), exit_code(done.exception)
+        assert found == code, said + repr(done.exception)
+        return said
 
     def refine(self, *args: str, code: int = 0) -> str:
-        return self("refine", "--no-train", *args, code=code)
+        return self("refine", "meteor.yaml", "--no-train", *args, code=code)
 
     @property
     def database(self) -> Path:
         return self.folder / "runs" / "asked" / "run.db"
 
     def status(self) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", "meteor_agents.cli", "status", "runs/asked", "--json"], cwd=self.folder,
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(self("status", "runs/asked", "--json"))
         return found
 
     def traces(self) -> dict[str, Trace]:

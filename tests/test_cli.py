@@ -59,8 +59,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "check", "init", "status", "traces",
-            "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
+COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "estimate", "check", "init", "status",
+            "traces", "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
             "prompts lint", "prompts export"]  # fmt: skip
 
 
@@ -200,6 +200,16 @@ def test_a_credential_among_the_headers_is_refused_and_not_written(project: Path
     assert PLANTED not in done.stdout + done.stderr
     written = [path for path in (project / "runs").rglob("*") if path.is_file()]
     assert not [path for path in written if PLANTED.encode() in path.read_bytes()]
+
+
+def test_a_key_inside_an_address_is_refused_and_lands_nowhere(project: Path) -> None:
+    server = f"judge={{backend: openai, model: m, base_url: 'http://user:{PLANTED}@127.0.0.1:9/v1'}}"
+    for command in (["refine", "meteor.yaml", "--no-train"], ["check", "meteor.yaml"], ["estimate", "meteor.yaml"]):
+        done = meteor(*command, "--set", server, cwd=project)
+        assert done.returncode == 2
+        assert "api_key_env" in done.stderr
+        assert PLANTED not in done.stdout + done.stderr
+    assert not [path for path in project.rglob("*") if path.is_file() and PLANTED.encode() in path.read_bytes()]
 
 
 def test_retries_are_counted_in_the_status(project: Path) -> None:

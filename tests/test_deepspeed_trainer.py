@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meteor_agents.backends.checkpoint_folder import missing_parts
-from meteor_agents.errors import TrainingError
+from meteor_agents.errors import NothingToTrainError, TrainingError
 from meteor_agents.events import Event, TrainingNote, TrainingProgress
 from meteor_agents.models import ChatMessage
 from meteor_agents.training import (
@@ -148,7 +148,7 @@ def test_processes_end_when_their_trainer_is_killed(base: Path, tmp_path: Path) 
 
 
 def test_failed_job_tells_why_and_leaves_no_folder(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError) as failure:
+    with pytest.raises(NothingToTrainError) as failure:
         train(sft(base, examples(3), max_length=8), tmp_path / "new")
     sentence = str(failure.value)
     assert "no rows to train on: all 3 are longer than max_length 8 tokens" in sentence

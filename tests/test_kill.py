@@ -66,7 +66,7 @@ def test_a_run_that_is_killed_at_many_random_moments_ends_like_an_uninterrupted_
     killed = Project(tmp_path / "killed", server, questions=60)
     chance = random.Random(7)
     kills, asked_before, answered = 0, len(server.log()), set[str]()
-    for _ in range(12):
+    for _ in range(10):
         kill_after(killed, server, chance.randint(1, 30))
         kills += 1
         repeated = answered & set(server.log()[asked_before:])

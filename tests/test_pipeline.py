@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from meteor_agents import prompts
 from meteor_agents.agents import ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls import Budget, RecordedModel
+from meteor_agents.checkpoints import prune
+from meteor_agents.cli.tables import status_table
 from meteor_agents.engine import Drain
-from meteor_agents.errors import BudgetReached, TrainingError
+from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
 from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, SamplingParams
@@ -40,10 +44,14 @@ class FolderTrainer:
     def __init__(self) -> None:
         self.jobs: list[TrainingJob] = []
         self.fails = False
+        self.too_long = ""
+        """The name of the job none of whose rows fits."""
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
         if self.fails:
             raise TrainingError("the trainer's last words")
+        if job.name == self.too_long:
+            raise NothingToTrainError("no rows to train on: all are longer than max_length 8 tokens")
         self.jobs.append(job)
         await asyncio.to_thread(folder.mkdir)
         return TrainingReport(loss=0.5, steps=1, tokens=10, seconds=0.1, rows_used=len(job.rows), rows_too_long=0)
@@ -281,7 +289,7 @@ def test_a_run_stopped_anywhere_ends_like_an_uninterrupted_one(tmp_path: Path, s
     with pytest.raises(Stop):
         Run(tmp_path / "stopped", learner, trainer)()
     status = Run(tmp_path / "stopped", learner, trainer)()
-    in_flight = whole.settings.student.limits.concurrency
+    in_flight = 2 * whole.settings.student.limits.concurrency  # conversations, and an update's gate beside them
     assert told <= whole.learner.calls + in_flight, "only what was in flight is asked for again"
     shape = [(r["stage"], r["round"], r["traces"], r["promoted"]) for r in status["rounds"]]
     assert shape == [(r["stage"], r["round"], r["traces"], r["promoted"]) for r in expected["rounds"]]
@@ -316,6 +324,57 @@ def test_a_checkpoint_that_is_worse_is_not_promoted_and_the_run_goes_on_with_the
     assert any(isinstance(event, UpdateFinished) and not event.promoted for event in run.events.all)
 
 
+@pytest.mark.parametrize("job", ["finetune", "refine-002", "self-train-001"])
+def test_an_update_without_a_row_that_fits_is_a_round_that_is_not_promoted(run: Run, job: str) -> None:
+    assert run.trainer is not None
+    run.trainer.too_long = job
+    status = run()
+    refused = [r for r in status["rounds"] if not r["promoted"] and "longer than max_length" in r["reason"]]
+    assert [(r["checkpoint"].rpartition("-")[0], r["tokens"]) for r in refused] == [(job, 0)]
+    assert all(stage["state"] == "done" for stage in status["stages"].values())
+    calls, jobs = run.learner.calls, len(run.trainer.jobs)
+    again = Run(run.folder, run.learner, run.trainer)()
+    assert again["rounds"] == status["rounds"]
+    assert (run.learner.calls, len(run.trainer.jobs)) == (calls, jobs)
+
+
+def test_checkpoints_that_nothing_starts_from_any_more_are_removed(tmp_path: Path) -> None:
+    few = {"refine": {"update_every": 4, "questions": 40}}
+    run = Run(tmp_path / "run", Learner(), FolderTrainer(), **few, checkpoints={"keep": 1})
+    foreign = tmp_path / "run" / "checkpoints" / "mine"
+    foreign.mkdir(parents=True)
+    status = run()
+    rounds = [r["checkpoint"] for r in status["rounds"]]
+    assert len(rounds) == 1 + 10 + 1
+    left = {path.name for path in foreign.parent.iterdir()}
+    ends = {version for version in status["scores"] if version != "base"}
+    assert left == {"mine", *ends}
+    assert ends == {rounds[0], rounds[10], rounds[11]}
+    calls, jobs = run.learner.calls, len(run.trainer.jobs) if run.trainer else 0
+    again = Run(run.folder, run.learner, run.trainer, **few, checkpoints={"keep": 1})()
+    assert run.trainer is not None
+    assert (run.learner.calls, len(run.trainer.jobs)) == (calls, jobs)
+    assert again["scores"] == status["scores"]
+
+
+def test_checkpoints_of_an_edited_run_are_there_when_the_edit_is_taken_back(tmp_path: Path) -> None:
+    learner, trainer = Learner(), FolderTrainer()
+    runs: list[dict[str, Any]] = [{"update_every": 5}, {"update_every": 10}, {"update_every": 5}]
+    for refine in runs[:2]:
+        Run(tmp_path / "run", learner, trainer, refine={**refine, "questions": 30}, checkpoints={"keep": 1})()
+    jobs = len(trainer.jobs)
+    Run(tmp_path / "run", learner, trainer, refine={**runs[2], "questions": 30}, checkpoints={"keep": 1})()
+    assert len(trainer.jobs) == jobs
+
+
+def test_half_a_checkpoint_never_carries_a_name(tmp_path: Path) -> None:
+    for name in ("refine-001-00000000", "refine-002-00000000", ".removed-refine-000-00000000", "self-train-notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("x")
+    assert prune(tmp_path, ["refine-002-00000000"], newest=0) == ["refine-001-00000000"]
+    assert {path.name for path in tmp_path.iterdir()} == {"refine-002-00000000", "self-train-notes"}
+
+
 def test_editing_the_number_of_tries_keeps_every_call_that_it_does_not_change(tmp_path: Path) -> None:
     learner = Learner()
     one = Run(tmp_path / "run", learner, None, refine={"iterations": 1})
@@ -342,6 +401,34 @@ def test_the_budget_stops_the_run_and_a_raised_one_goes_on(tmp_path: Path) -> No
     status = Run(tmp_path / "run", learner, FolderTrainer())()
     assert status["calls"]["student"]["made"] == learner.calls
     assert status["stages"]["self-train"]["state"] == "done"
+
+
+def test_stopping_at_the_budget_again_and_again_loses_no_reply(tmp_path: Path) -> None:
+    learner, trainer = Learner(), FolderTrainer()
+    stops = 0
+    for budget in range(700, 100_000, 1300):
+        run = Run(tmp_path / "run", learner, trainer, budget={"tokens": budget})
+        try:
+            status = run()
+            break
+        except BudgetReached:
+            stops += 1
+            assert run.status()["calls"]["student"]["made"] == learner.calls, "what was in flight is kept"
+    assert stops > 5
+    assert status["stages"]["self-train"]["state"] == "done"
+    assert status["calls"]["student"]["made"] == learner.calls
+    assert len(trainer.jobs) == len(status["rounds"])
+
+
+def test_a_stage_that_holds_no_conversations_shows_dashes(run: Run) -> None:
+    status = run()
+    assert status["stages"]["finetune"]["accepted"] == 0, "the JSON keeps its numbers"
+    out = io.StringIO()
+    Console(file=out, width=160).print(status_table(status))
+    lines = [[cell.strip() for cell in line.split("│")] for line in out.getvalue().splitlines()]
+    rows = {cells[1]: cells[3:7] for cells in lines if len(cells) > 6}
+    assert rows["finetune"] == ["40", "-", "-", "-"]
+    assert rows["distill"] == ["40", "40", "0", "0"]
 
 
 def test_a_drained_run_goes_on_where_it_stopped(run: Run) -> None:

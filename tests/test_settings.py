@@ -65,6 +65,28 @@ def test_a_wrong_setting_is_named_with_the_nearest_known_one(change: dict[str, A
     assert message.startswith("my.yaml")
 
 
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        ("https://user:sk-planted-0123@api.example.com/v1", "a user name or a key"),
+        ("https://sk-planted-0123@api.example.com/v1", "a user name or a key"),
+        ("https://api.example.com/v1?api-key=sk-planted-0123", "the parameter 'api-key'"),
+        ("https://api.example.com/v1?version=2&access_token=sk-planted-0123", "the parameter 'access_token'"),
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_repeated(address: str, what: str) -> None:
+    message = refused(content(judge={"backend": "openai", "model": "m", "base_url": address}))
+    assert f"judge: the address in base_url holds {what}" in message
+    assert "api_key_env: VARIABLE" in message
+    assert "planted" not in message
+
+
+def test_an_address_without_a_secret_is_taken() -> None:
+    address = "https://api.example.com:8443/v1?api-version=2024-06-01"
+    judge = load_settings(content(judge={"backend": "openai", "base_url": address}), base=Path(), source="x").judge
+    assert judge.options["base_url"] == address
+
+
 def test_a_role_keeps_its_own_sampling_beside_the_keys_that_are_given() -> None:
     longer = {"sampling": {"max_tokens": 64}}
     settings = load_settings(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meteor_agents import prompts
 from meteor_agents.cli.prompting import EXAMPLE, check_templates, example_variables
 from meteor_agents.errors import TemplateError
+from meteor_agents.messages import Attempt, Guide, Guideline, Question, Status, Verdict
 from meteor_agents.templates import VARIABLES, Templates
+from meteor_agents.traces import Turn
 
 BUILTIN = Path(prompts.__file__).parent
 
@@ -32,6 +35,29 @@ def test_every_builtin_template_shows_the_question(name: str) -> None:
     messages = Templates(BUILTIN).render(name, **example_variables(name, "mathematics", EXAMPLE))
     assert EXAMPLE.question in messages[-1].content
     assert messages[-1].role == "user"
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_what_every_question_shares_comes_first_so_that_servers_can_cache_it(name: str) -> None:
+    def rendered(text: str) -> str:
+        question = Question(id=text, title=text, question=text, reference=text)
+        said = Attempt(text=text, reasoning=text, answer=text, model="m", weights="w")
+        verdict = Verdict(status=Status.INCORRECT, explanation=text, guide=text, model="m")
+        guide = Guide(explanation=text, guide=text, model="m")
+        given: dict[str, Any] = {
+            "domain": "mathematics", "question": question, "explanation": text, "guide": text,
+            "guideline": Guideline(text=text, model="m", weights="w"), "turns": (Turn(said, verdict, guide),),
+            **dict.fromkeys(("previous", "attempt", "answer", "first", "second"), said),
+        }  # fmt: skip
+        messages = Templates(BUILTIN).render(name, **{variable: given[variable] for variable in VARIABLES[name]})
+        return "\n".join(message.content for message in messages)
+
+    one, other = rendered("1111"), rendered("2222")
+    shared = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    constant = len(one.replace("1111", ""))
+    assert shared > constant / 2
+    labels = max(one[shared:].replace("1111", "\n").splitlines(), key=len)
+    assert len(labels) < 60, "an instruction after the question would be computed anew for each"
 
 
 def test_a_users_file_overrides_the_builtin_one_and_changes_only_its_hash(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.events import Event, UpdateFinished
+from meteor_agents.models import Completion
 from meteor_agents.store import Round, Store
+from meteor_agents.traces import Trace
 from meteor_agents.training import TrainingJob, TrainingReport
 from tests.test_pipeline import FolderTrainer, Learner, Run
 
@@ -21,6 +23,7 @@ UPDATE = 2
 """The update, of the run's five, at which it happens: the first one of stage 2."""
 
 BOUNDARIES = (
+    "some held-out questions are scored",
     "the trace that fills the buffer is stored",
     "training begins",
     "half of the checkpoint is written",
@@ -70,26 +73,49 @@ class KillingStore(Store):
     def __init__(self, path: Path, killer: Killer) -> None:
         super().__init__(path)
         self._killer = killer
-        self._accepted = 0
+        self._accepted = self._scored = 0
 
-    async def add_trace(self, recipe: str, trace: Any) -> None:
+    async def add_trace(self, recipe: str, trace: Trace) -> None:
         await super().add_trace(recipe, trace)
         self._accepted += trace.stage == "refine" and trace.outcome == "accepted"
         if self._accepted == 10:
             self._killer.at("the trace that fills the buffer is stored")
 
-    async def add_call(self, key: str, role: str, stage: str, *args: Any, **more: Any) -> None:
-        await super().add_call(key, role, stage, *args, **more)
-        if stage == "gate" and "refine-001" in args[3].weights:
+    async def add_call(
+        self,
+        key: str,
+        role: str,
+        stage: str,
+        question_id: str,
+        tries: int,
+        request: str,
+        reply: Completion,
+        usd: float | None,
+        seconds: float,
+        *,
+        max_tokens: int,
+    ) -> None:
+        await super().add_call(
+            key, role, stage, question_id, tries, request, reply, usd, seconds, max_tokens=max_tokens
+        )
+        if stage == "gate" and "refine-001" in reply.weights:
             self._killer.at("the candidate has answered one gate question")
+
+    async def add_score(self, checkpoint: str, heldout: str, recipe: str, question_id: str, result: str) -> None:
+        await super().add_score(checkpoint, heldout, recipe, question_id, result)
+        self._scored += 1
+        if self._scored == 7:
+            self._killer.at("some held-out questions are scored", update=1)
 
     async def add_round(self, recipe: str, round_: Round) -> None:
         self._killer.at("the round is about to be recorded")
         await super().add_round(recipe, round_)
         self._killer.at("the round is recorded")
 
-    async def set_stage(self, stage: str, recipe: str, state: str, *args: Any) -> None:
-        await super().set_stage(stage, recipe, state, *args)
+    async def set_stage(
+        self, stage: str, recipe: str, state: str, questions: int, checkpoint: str, seconds: float
+    ) -> None:
+        await super().set_stage(stage, recipe, state, questions, checkpoint, seconds)
         if (stage, state) == ("refine", "done"):
             self._killer.at("the stage is done", update=5)
 
