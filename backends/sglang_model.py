@@ -372,7 +372,12 @@ class SGLangStudent(SGLangModel):
         failures = [(member, error) for member, error in zip(members, results, strict=True) if error is not None]
         loaded = [member for member, error in zip(members, results, strict=True) if error is None]
         refusals = [error for _, error in failures if not isinstance(error, UnreachableError)]
-        if loaded and not refusals:
+        if not loaded and not refusals:  # says nothing about the new weights
+            raise ServerDown(
+                f"{self._name}: no server to load {new.version} into: {failures[0][1]}. Everything is saved; "
+                "when one answers again, the same command goes on"
+            )
+        if not refusals:
             for member, error in failures:
                 self._leave_out(member, str(error))
             return
@@ -381,8 +386,7 @@ class SGLangStudent(SGLangModel):
             for member in loaded:
                 if (lost := await _loaded(member, old)) is not None:
                     self._leave_out(member, str(lost))
-        first = (refusals or [error for _, error in failures])[0]
-        raise RefusedCallError(f"{self._name}: {new.version} cannot be loaded: {first}") from first
+        raise RefusedCallError(f"{self._name}: {new.version} cannot be loaded: {refusals[0]}") from refusals[0]
 
 
 class _OtherWeights(TransientModelError):

@@ -287,6 +287,20 @@ def test_weights_that_a_server_refuses_leave_all_on_the_old_ones(base: Path, tmp
         run(work)
 
 
+def test_servers_that_are_gone_are_no_verdict_on_new_weights(base: Path, tmp_path: Path) -> None:
+    server = FakeServer()
+
+    async def work() -> None:
+        with server.running():
+            async with opened("student", student(base, [server.url]), []) as model:
+                await model.load_weights(base, "base")
+                server.stop()
+                with pytest.raises(ServerDown, match=r"no server to load refine-001 into: .*the same command goes on"):
+                    await model.load_weights(checkpoint(tmp_path / "new"), "refine-001")
+
+    run(work)
+
+
 def test_a_server_that_says_yes_but_serves_something_else_is_found_out(base: Path, tmp_path: Path) -> None:
     lie = checkpoint(tmp_path / "lie", lie="")
     with servers(1) as (server,):

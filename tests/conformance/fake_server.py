@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,6 +98,8 @@ class FakeServer:
     most_at_once: int = 0
     url: str = ""
     _at_once: int = 0
+    _httpd: ThreadingHTTPServer | None = None
+    _connections: list[socket.socket] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def asked(self, path: str) -> list[dict[str, Any]]:
@@ -105,15 +107,25 @@ class FakeServer:
 
     @contextmanager
     def running(self, port: int = 0) -> Iterator[FakeServer]:
-        httpd = self.listen(port)
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        self._httpd = self.listen(port)
+        thread = threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield self
         finally:
-            httpd.shutdown()
-            httpd.server_close()
+            self.stop()
             thread.join()
+
+    def stop(self) -> None:
+        """Take no more connections, and drop those that there are."""
+        if self._httpd is not None:
+            self._httpd.shutdown()
+            self._httpd.server_close()
+            self._httpd = None
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._connections.clear()
 
     def listen(self, port: int) -> ThreadingHTTPServer:
         fake = self
@@ -152,6 +164,10 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_state: FakeServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_state._connections.append(self.connection)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing is logged."""
