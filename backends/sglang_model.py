@@ -4,8 +4,8 @@ The life of a call:
 
 1. While the weights are being replaced, or the memory is the trainer's, the call waits.
 2. The server with the least work takes it. A launched one is started, or waited for while it starts again.
-3. A server that cannot be reached is left out, and the call goes to another. A launched one is never given up by a call:
-   its restart is waited for, outside the call's time-out.
+3. A server that cannot be reached, or fails, is left out, and the call goes to another; one that is only slow stays. A
+   launched one is never given up by a call: its restart is waited for, outside the call's time-out.
 4. A server that was left out is taken back when it has spoken a real token, with the right weights.
 5. Each reply says which weights spoke it. One that was spoken by others than ours is thrown away and asked for again.
 
@@ -186,10 +186,17 @@ class SGLangModel:
             except (UnreachableError, _OtherWeights) as gone:
                 self._leave_out(member, str(gone))
                 failure = gone
-            except TransientModelError as slow:
+            except TransientModelError as error:
+                if (
+                    error.late or error.overload
+                ):  # it has too much to do: another call more or less elsewhere is no help
+                    if error.late and member.failures >= FAILURES:
+                        member.failures = 0
+                        self._in_background(self._examine(member, str(error)))
+                    raise
                 if member.failures >= FAILURES:
-                    self._leave_out(member, str(slow))
-                raise
+                    self._leave_out(member, str(error))
+                failure = error
         raise failure or UnreachableError(f"{self._name}: none of {len(self._members)} server(s) answers at the moment")
 
     async def _ask(self, member: Member, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
@@ -254,6 +261,11 @@ class SGLangModel:
             self._leave_out(member, str(silent))
             return silent
         return None
+
+    async def _examine(self, member: Member, why: str) -> None:
+        """A server that is slow stays; one that generates nothing any more does not."""
+        if not await member.server.is_healthy():
+            self._leave_out(member, why)
 
     def _leave_out(self, member: Member, why: str) -> None:
         if member.out:

@@ -140,9 +140,10 @@ def test_a_dead_server_is_left_out_and_taken_back_when_it_speaks() -> None:
         run(work)
 
 
-def test_a_call_that_loses_its_server_is_answered_by_another() -> None:
+@pytest.mark.parametrize("fault", ["reset", "500", "cut json"])
+def test_a_call_that_meets_a_broken_server_is_answered_by_another(fault: str) -> None:
     with servers(2) as (first, second):
-        first.hang_up = True
+        first.fault = fault
 
         async def work() -> None:
             settings = {"backend": "sglang", "model": "m", "base_url": [first.url, second.url]}
@@ -151,7 +152,26 @@ def test_a_call_that_loses_its_server_is_answered_by_another() -> None:
                 assert [reply.text for reply in replies] == [str(i) for i in range(8)]
 
         run(work)
-        assert first.asked("/v1/chat/completions")
+        assert 1 <= len(first.asked("/v1/chat/completions")) <= 8
+
+
+@pytest.mark.parametrize(("generates", "left_out"), [(True, False), (False, True)])
+def test_a_server_that_is_late_is_left_out_only_if_it_generates_nothing(generates: bool, left_out: bool) -> None:
+    notes: list[str] = []
+    with servers(1) as (server,):
+        server.fault = "hang"
+        server.unknown = set() if generates else {"/health_generate"}
+
+        async def work() -> None:
+            settings = {"backend": "sglang", "model": "m", "base_url": server.url, "limits": {"timeout_s": 0.2}}
+            async with opened("judge", settings, notes) as model:
+                for _ in range(FAILURES):
+                    with pytest.raises(TransientModelError, match="no reply"):
+                        await model.complete(said("SAY:x"), GREEDY)
+                await until(lambda: not model._looks or notes)
+
+        run(work)
+    assert any("left out" in note for note in notes) is left_out
 
 
 def test_no_server_at_all_is_said_before_the_first_call() -> None:

@@ -90,8 +90,8 @@ class FakeServer:
     """Path, body and headers (names in lower case) of each POST."""
     pads: bool = False
     """A reply that has to follow a schema is white space."""
-    hang_up: bool = False
-    """Every chat is broken off."""
+    fault: str = ""
+    """What every chat meets; see `FAULTS`."""
     unknown: set[str] = field(default_factory=set)
     """Paths that it answers with 404."""
     released: bool = False
@@ -175,7 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.server_state
         path = self.path.partition("?")[0]
-        if path in ("/health", "/health_generate"):
+        if path in state.unknown:
+            self._send(404, "")
+        elif path in ("/health", "/health_generate"):
             self._send(200, "")
         elif path == "/model_info":
             self._send_json({"model_path": state.model_path, "weight_version": state.script.weights})
@@ -251,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _fault(self, messages: list[dict[str, str]]) -> bool:
-        prompt = "FAULT reset" if self.server_state.hang_up else messages[-1]["content"]
+        prompt = f"FAULT {fault}" if (fault := self.server_state.fault) else messages[-1]["content"]
         if not prompt.startswith("FAULT "):
             return False
         name = prompt.removeprefix("FAULT ")
