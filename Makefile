@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 # Pins for pip, see the file. On a GPU machine:  make CONSTRAINTS= quickstart
 CONSTRAINTS = constraints.txt
+SGLANG ?= .venv-sglang
 # Passed to `meteor run quickstart`, for example  make quickstart ARGS="--limit 8"
 ARGS =
 
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test lint bench-engine clean
+.PHONY: help quickstart test test-sglang lint bench-engine clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -26,6 +27,12 @@ test: $(VENV)/.dev-stamp ## Run the test suite
 	@echo "==> the tests use the tokenizer of SmolLM2-135M-Instruct"
 	$(BIN)/meteor models fetch smollm2-135m
 	$(BIN)/python -m pytest
+
+test-sglang: $(VENV)/.dev-stamp ## Build SGLang for the CPU and run the tests against it, a whole run included
+	$(BIN)/meteor models fetch smollm2-135m
+	@echo "==> an environment of its own for SGLang: $(SGLANG)"
+	@tests/sglang_cpu/setup.sh $(SGLANG) $(PYTHON)
+	METEOR_TEST_SGLANG=$(abspath $(SGLANG))/bin/python $(BIN)/python -m pytest -m sglang
 
 lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -65,3 +66,21 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def damaged_weights(folder: Path) -> str | None:
+    """What is wrong with the folder's safetensors files, by their headers and lengths; None when nothing is."""
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            length = int.from_bytes(content.read(8), "little")
+            if length + 8 > size:
+                return f"{file.name} is damaged: its header is cut off"
+            try:
+                tensors = [entry for name, entry in json.loads(content.read(length)).items() if name != "__metadata__"]
+                end = max((entry["data_offsets"][1] for entry in tensors), default=0)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return f"{file.name} is damaged: its header cannot be read"
+        if 8 + length + end != size:
+            return f"{file.name} is damaged: it has {size} bytes instead of {8 + length + end}"
+    return None

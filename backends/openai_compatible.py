@@ -1,4 +1,4 @@
-"""Any server that speaks the chat-completions interface: OpenAI's own, vLLM, SGLang, llama.cpp, gateways."""
+"""Any server that speaks the chat-completions interface: OpenAI's own, vLLM, SGLang, llama.cpp, gateways, Azure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 import re
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import httpx
@@ -18,11 +18,13 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meteor_agents import __version__
+from meteor_agents.backends.dialect import CHAT_FIELDS, Dialect, Optional
 from meteor_agents.errors import (
     CredentialsError,
     RefusedCallError,
     SettingsError,
     TransientModelError,
+    UnreachableError,
 )
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
 
@@ -34,6 +36,8 @@ RETRIED = {408, 409, 425, 429}
 """Besides 5xx: what the same request may not meet again."""
 KEEP_ALIVE_S = 15
 """How long an idle connection is kept: shorter than servers do, so that few are closed in our face."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -41,13 +45,19 @@ class OpenAICompatibleModel:
     """POSTs to `{base_url}/chat/completions`.
 
     The key is read from the environment variable `api_key_env` once, here, and is in no error and no repr. `headers`
-    are sent along (their values are treated as secrets too). `timeout_s` bounds each wait for data, `connect_timeout_s`
-    connecting. `connections` bounds the sockets; None: as many as there are calls. Proxies and certificates are taken
-    from the environment as everywhere (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …). `transport` replaces the network
-    (`httpx.MockTransport` in tests).
+    are sent along (their values are treated as secrets too), and `query` is added to the URL. `timeout_s` bounds each wait
+    for data, `connect_timeout_s` connecting. `connections` bounds the sockets; None: as many as there are calls. Proxies
+    and certificates are taken from the environment as everywhere (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …); this machine
+    is asked without a proxy. `transport` replaces the network (`httpx.MockTransport` in tests).
+
+    `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. What a server refuses
+    by name is put as it wants it, from then on; `note` hears of it.
 
     Raises `SettingsError` when the variable is not set or `base_url` is no http(s) URL.
     """
+
+    path = "/chat/completions"
+    fields: tuple[Optional, ...] = CHAT_FIELDS
 
     def __init__(
         self,
@@ -56,6 +66,10 @@ class OpenAICompatibleModel:
         *,
         api_key_env: str | None = None,
         headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        token_limit: TokenLimit = "max_tokens",
+        json_schema: bool = True,
+        note: Callable[[str], None] = lambda sentence: None,
         timeout_s: float | None = 120,
         connect_timeout_s: float | None = 20,
         connections: int | None = None,
@@ -64,18 +78,20 @@ class OpenAICompatibleModel:
         self._name = model
         key = _key(api_key_env, model)
         self._secrets = Secrets([key, *(headers or {}).values()])
-        self._url = _endpoint(base_url)
+        self._url = _endpoint(base_url, self.path, query or {})
         self._headers = httpx.Headers(
             {
                 "Accept": "application/json",
                 "Content-Type": "application/json",
                 "User-Agent": f"meteor-agents/{__version__}",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
+                **self._own_headers(key),
                 **(headers or {}),
             }
         )
         self._timeout = httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None).as_dict()
-        self._transport = transport or _transport(self._url, connections)
+        self._transport = transport or open_transport(self._url, connections)
+        self._token_limit = token_limit
+        self._dialect = Dialect(self.fields, lambda sentence: note(f"{model}: {sentence}"), schemas=json_schema)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, {self._secrets.hidden_in(str(self._url))!r})"
@@ -86,10 +102,37 @@ class OpenAICompatibleModel:
 
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
         if sampling.beams > 1:
-            raise RefusedCallError(f"{self._name}: a chat-completions server has no beam search; use `beams: 1`")
-        response = await self._post(_body(self._name, messages, sampling))
-        self._raise_for_status(response)
-        return self._completion(response)
+            raise RefusedCallError(f"{self._name}: {self._url.host} has no beam search; use `beams: 1`")
+        while True:
+            body = self._dialect.applied(self._body(messages, sampling))
+            response = await self._post(body)
+            if response.status_code in (400, 422) and self._dialect.learns(_server_words(response), body):
+                continue
+            self._raise_for_status(response)
+            completion = self._completion(response)
+            if self._dialect.forgets_schema(completion.text, body):
+                continue
+            return completion
+
+    def _own_headers(self, key: str | None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def _body(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._name,
+            "messages": [message.model_dump() for message in messages],
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self._token_limit: sampling.max_tokens,
+        }
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.json_schema is not None:
+            schema = {"name": "reply", "strict": True, "schema": json.loads(sampling.json_schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -117,7 +160,8 @@ class OpenAICompatibleModel:
         late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
         what = f"no reply in time from {self._url.host}" if late else f"no connection to {self._url.host}"
         words = self._secrets.hidden_in(str(error) or type(error).__name__)
-        return TransientModelError(f"{self._name}: {what}: {words[:QUOTED]}", late=late)
+        kind = TransientModelError if late else UnreachableError
+        return kind(f"{self._name}: {what}: {words[:QUOTED]}", late=late)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         status = response.status_code
@@ -135,52 +179,71 @@ class OpenAICompatibleModel:
         raise RefusedCallError(message)
 
     def _completion(self, response: httpx.Response) -> Completion:
+        reply = self._parsed(response, _Reply)
+        choice, usage = reply.choices[0], reply.usage or _Usage()
+        text, thought = apart(choice.message.content or "")
+        return Completion(
+            text=text,
+            finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.OTHER),
+            usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
+            model=self._name,
+            weights=(reply.metadata and reply.metadata.weight_version) or self._name,
+            reasoning=choice.message.reasoning_content or choice.message.reasoning or thought,
+            pause_s=exhausted_s(response.headers),
+        )
+
+    def _parsed(self, response: httpx.Response, kind: type[AnyReply]) -> AnyReply:
+        """Raises `TransientModelError` for a body that is something else, or was cut off."""
         try:
-            reply = _Reply.model_validate_json(response.content)
+            return kind.model_validate_json(response.content)
         except ValidationError as malformed:
             where = ".".join(str(step) for step in malformed.errors()[0]["loc"]) or "the body"
             words = self._secrets.hidden_in(response.text)[:QUOTED]
             failure = TransientModelError(
                 f"{self._name}: {self._url.host} sent no chat completion ({where} is not as it should be): {words}"
             )
-        else:
-            choice, usage = reply.choices[0], reply.usage or _Usage()
-            return Completion(
-                text=choice.message.content or "",
-                finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.OTHER),
-                usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
-                model=self._name,
-                weights=(reply.metadata and reply.metadata.weight_version) or self._name,
-                pause_s=exhausted_s(response.headers),
-            )
         raise failure from None  # the validation error quotes the body unredacted
 
 
-class _Wire(BaseModel):
+def apart(content: str) -> tuple[str, str]:
+    """Reply and thinking of a server that leaves `<think>…</think>` in front of the reply; it may be cut off."""
+    opened = content.lstrip()
+    if not opened.startswith("<think>"):
+        return content, ""
+    thought, _, reply = opened.removeprefix("<think>").partition("</think>")
+    return reply.lstrip(), thought.strip()
+
+
+class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _ReplyMessage(_Wire):
-    """What a reasoning model thinks first arrives in `reasoning_content`; it is no part of its reply."""
+AnyReply = TypeVar("AnyReply", bound=Wire)
+
+
+class _ReplyMessage(Wire):
+    """What a reasoning model thinks first is no part of its reply; servers disagree about the name."""
 
     content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
-class _Choice(_Wire):
+class _Choice(Wire):
     message: _ReplyMessage
     finish_reason: str | None = None
 
 
-class _Usage(_Wire):
+class _Usage(Wire):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class _Metadata(_Wire):
+class _Metadata(Wire):
     weight_version: str | None = None
 
 
-class _Reply(_Wire):
+class _Reply(Wire):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
     metadata: _Metadata | None = None
@@ -210,10 +273,11 @@ def _key(variable: str | None, model: str) -> str | None:
     return key
 
 
-def _transport(url: httpx.URL, connections: int | None) -> httpx.AsyncBaseTransport:
+def open_transport(url: httpx.URL, connections: int | None = None) -> httpx.AsyncBaseTransport:
     """aiohttp's connections behind httpx's interface: httpx's own pool collapses above some 32 connections."""
     proxies = urllib.request.getproxies()
-    proxy = None if urllib.request.proxy_bypass(url.host) else proxies.get(url.scheme) or proxies.get("all")
+    direct = url.host in LOOPBACK or urllib.request.proxy_bypass(url.host)
+    proxy = None if direct else proxies.get(url.scheme) or proxies.get("all")
     if proxy and not proxy.startswith(("http://", "https://")):
         raise SettingsError(
             f"the environment names a proxy for {url.host} that is no http proxy; set {url.scheme.upper()}_PROXY to one, "
@@ -227,29 +291,14 @@ def _transport(url: httpx.URL, connections: int | None) -> httpx.AsyncBaseTransp
     return transport
 
 
-def _endpoint(base_url: str) -> httpx.URL:
+def _endpoint(base_url: str, path: str, query: Mapping[str, str]) -> httpx.URL:
     try:
-        url = httpx.URL(base_url.rstrip("/") + "/chat/completions")
+        url = httpx.URL(base_url)
     except httpx.InvalidURL as invalid:
         raise SettingsError(f"base_url {base_url!r} is not a URL: {invalid}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError(f"base_url {base_url!r} is not a URL like https://api.example.com/v1")
-    return url
-
-
-def _body(model: str, messages: Sequence[ChatMessage], sampling: SamplingParams) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": model,
-        "messages": [message.model_dump() for message in messages],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-    }
-    if sampling.stop:
-        body["stop"] = list(sampling.stop)
-    if sampling.seed is not None:
-        body["seed"] = sampling.seed
-    return body
+    return url.copy_with(path=url.path.rstrip("/") + path).copy_merge_params(dict(query))
 
 
 def _server_words(response: httpx.Response) -> str:

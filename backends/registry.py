@@ -1,7 +1,8 @@
 """Backend name -> object. Nothing is imported before it is asked for.
 
 Other packages add chat models through the entry point group `meteor_agents.backends`: a callable that takes the role's
-`ModelSettings` and returns a `ChatModel`.
+`ModelSettings` and returns a `ChatModel`. With an attribute `Options`, a subclass of ours, its settings are checked like
+those of our own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -29,6 +32,16 @@ HIDDEN = "***"
 """What a run directory's config.yaml holds in the place of a header's value."""
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a backend may use of the run that it is opened for."""
+
+    logs: Path | None = None
+    """The folder for what a launched server writes; None: one for temporary files."""
+    note: Callable[[str], None] = lambda sentence: None
+    """Hears what the people who watch the run should know."""
+
+
 class Options(BaseModel):
     """The settings of one backend beyond those that every model has."""
 
@@ -42,14 +55,17 @@ class TransformersOptions(Options):
     """Sequences decoded together, beams counted."""
 
 
-class ServerOptions(Options):
-    base_url: str
+class EndpointOptions(Options):
+    """What every server that is asked over HTTP can be given."""
+
     api_key_env: str | None = None
     """The environment variable that holds the key."""
     headers: dict[str, str] = {}
     """Sent along as they are; none may be a credential."""
     headers_env: dict[str, str] = {}
     """Header -> the environment variable that holds its value."""
+    json_schema: bool = True
+    """Hold replies that are read by a program (verdicts, scores) to a JSON schema, where the server can."""
 
     @field_validator("headers")
     @classmethod
@@ -65,6 +81,29 @@ class ServerOptions(Options):
         return headers
 
 
+class ServerOptions(EndpointOptions):
+    base_url: str
+    query: dict[str, str] = {}
+    """Added to the URL, for example Azure's api-version; none may be a credential."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of a reply's tokens. A server that asks for the other name gets it by itself."""
+
+    @field_validator("query")
+    @classmethod
+    def _no_credentials_in_the_url(cls, query: dict[str, str]) -> dict[str, str]:
+        for name in query:
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} looks like a credential; send it as a header: headers_env: {{NAME: VARIABLE}}"
+                )
+        return query
+
+
+class AnthropicOptions(EndpointOptions):
+    base_url: str = "https://api.anthropic.com"
+    api_key_env: str | None = "ANTHROPIC_API_KEY"
+
+
 _CREDENTIAL = re.compile(
     r"authoriz|token|secret|password|cookie|credential|apikey|(?<![a-z])(auth|key)(?![a-z])", re.IGNORECASE
 )
@@ -78,14 +117,15 @@ class ScriptedOptions(Options):
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
+Opener = Callable[[str, ModelSettings, Surroundings], ChatModel]
 
 
-def open_model(role: str, settings: ModelSettings) -> ChatModel:
+def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | None = None) -> ChatModel:
     """The chat model of a role. Raises `SettingsError`, `MissingExtraError`."""
     if settings.backend == REFERENCE:
         raise SettingsError(f"{role}.backend: {REFERENCE} is a teacher only; the {role} needs a model")
     opener = _BUILTIN.get(settings.backend) or _from_entry_point(settings.backend, role)
-    return opener(role, settings)
+    return opener(role, settings, surroundings or Surroundings())
 
 
 def open_trainer(settings: Settings) -> Trainer:
@@ -106,7 +146,7 @@ def check_trainable(settings: ModelSettings) -> None:
     if not trains_here(settings):
         raise SettingsError(
             f"student.backend: a student of the backend {settings.backend} cannot be trained here; use "
-            "`backend: transformers`, or --no-train for conversations only"
+            "`backend: transformers` or `sglang` with a model folder, or --no-train for conversations only"
         )
     folder = _model_folder("student", settings)
     if not folder.is_dir():
@@ -119,12 +159,16 @@ def check_trainable(settings: ModelSettings) -> None:
 
 
 def trains_here(settings: ModelSettings) -> bool:
-    """Whether this backend's weights are on this machine, where they can be trained."""
+    """Whether this backend serves weights of this machine, where they can be trained, and takes new ones."""
+    if settings.backend == "sglang":
+        return settings.model is not None and _model_folder("student", settings).is_dir()
     return settings.backend == "transformers"
 
 
 def costs_money(settings: ModelSettings) -> bool:
     """Whether calls may be billed: by every backend that does not certainly compute here."""
+    if settings.backend == "sglang" and "launch" in settings.options:
+        return False
     return settings.backend not in ("transformers", "scripted", REFERENCE, "")
 
 
@@ -164,7 +208,7 @@ def _model_folder(role: str, settings: ModelSettings) -> Path:
     from meteor_agents.backends.model_catalog import resolve
 
     if settings.model is None:
-        raise SettingsError(f"{role}.model is missing: the backend transformers needs a model folder or name")
+        raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs a model folder or name")
     return resolve(settings.model) or Path(settings.model).expanduser()
 
 
@@ -176,7 +220,7 @@ def _how_to_get(settings: ModelSettings) -> str:
     return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
 
 
-def _transformers(role: str, settings: ModelSettings) -> ChatModel:
+def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     options = options_of(role, settings, TransformersOptions)
     folder = _model_folder(role, settings)
     from meteor_agents.backends.transformers_local import TransformersModel
@@ -191,37 +235,74 @@ def _transformers(role: str, settings: ModelSettings) -> ChatModel:
     )
 
 
-def _openai(role: str, settings: ModelSettings) -> ChatModel:
-    options = options_of(role, settings, ServerOptions)
-    return _server(role, settings, options, options.base_url)
-
-
-def _sglang(role: str, settings: ModelSettings) -> ChatModel:
-    """SGLang speaks the OpenAI interface under /v1 of its root URL."""
-    options = options_of(role, settings, ServerOptions)
-    root = options.base_url.rstrip("/").removesuffix("/v1")
-    return _server(role, settings, options, f"{root}/v1")
-
-
-def _server(role: str, settings: ModelSettings, options: ServerOptions, base_url: str) -> ChatModel:
+def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
 
+    options = options_of(role, settings, ServerOptions)
+    return OpenAICompatibleModel(
+        served_name(role, settings),
+        options.base_url,
+        api_key_env=checked_key(role, options),
+        headers=headers(role, options),
+        query=options.query,
+        token_limit=options.token_limit,
+        json_schema=options.json_schema,
+        note=noting(role, surroundings),
+        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
+        connect_timeout_s=settings.limits.connect_timeout_s,
+    )
+
+
+def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
+    from meteor_agents.backends.anthropic_messages import AnthropicModel
+
+    options = options_of(role, settings, AnthropicOptions)
+    if settings.sampling.seed is not None:
+        raise SettingsError(f"{role}.sampling.seed: the Messages API has no seeds; leave it out")
+    return AnthropicModel(
+        served_name(role, settings),
+        options.base_url.rstrip("/").removesuffix("/v1"),
+        api_key_env=checked_key(role, options),
+        headers=headers(role, options),
+        json_schema=options.json_schema,
+        note=noting(role, surroundings),
+        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
+        connect_timeout_s=settings.limits.connect_timeout_s,
+    )
+
+
+def noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
+    """Notes about a role begin with its name."""
+    return lambda sentence: surroundings.note(f"{role}: {sentence}")
+
+
+def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
+    from meteor_agents.backends.sglang_opening import open_sglang
+
+    return open_sglang(role, settings, surroundings)
+
+
+def served_name(role: str, settings: ModelSettings) -> str:
+    """The name that the server uses. Raises `SettingsError` when there is none."""
     if settings.model is None:
         raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
-    if options.api_key_env:
-        _from_environment(f"{role}.api_key_env", options.api_key_env)
+    return settings.model
+
+
+def headers(role: str, options: EndpointOptions) -> dict[str, str]:
+    """Those of the settings, the secret ones out of the environment."""
     secret = {
         header: _from_environment(f"{role}.headers_env.{header}", variable)
         for header, variable in options.headers_env.items()
     }
-    return OpenAICompatibleModel(
-        base_url=base_url,
-        model=settings.model,
-        api_key_env=options.api_key_env,
-        headers={**options.headers, **secret},
-        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
-        connect_timeout_s=settings.limits.connect_timeout_s,
-    )
+    return {**options.headers, **secret}
+
+
+def checked_key(role: str, options: EndpointOptions) -> str | None:
+    """The variable that holds the key, which is there."""
+    if options.api_key_env:
+        _from_environment(f"{role}.api_key_env", options.api_key_env)
+    return options.api_key_env
 
 
 def _from_environment(setting: str, variable: str) -> str:
@@ -231,7 +312,7 @@ def _from_environment(setting: str, variable: str) -> str:
     return value
 
 
-def _scripted(role: str, settings: ModelSettings) -> ChatModel:
+def _scripted(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.scripted import ScriptedModel, reply_function
 
     options = options_of(role, settings, ScriptedOptions)
@@ -244,22 +325,32 @@ def _scripted(role: str, settings: ModelSettings) -> ChatModel:
     return ScriptedModel(replies, settings.identity, base_version(settings), cycle=options.cycle)
 
 
-def _from_entry_point(name: str, role: str) -> Callable[[str, ModelSettings], ChatModel]:
+def _from_entry_point(name: str, role: str) -> Opener:
     for point in entry_points(group=ENTRY_POINTS, name=name):
         try:
             opener: Callable[[ModelSettings], ChatModel] = point.load()
         except ImportError as error:
             raise SettingsError(f"{role}.backend: {name} ({point.value}) cannot be imported: {error}") from error
-        return lambda role, settings: opener(settings)
+        return partial(_open_checked, opener)
     known = backend_names()
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     raise SettingsError(f"{role}.backend: unknown backend {name!r}; {hint}")
 
 
-_BUILTIN: Mapping[str, Callable[[str, ModelSettings], ChatModel]] = {
+def _open_checked(
+    opener: Callable[[ModelSettings], ChatModel], role: str, settings: ModelSettings, surroundings: Surroundings
+) -> ChatModel:
+    options = getattr(opener, "Options", None)
+    if options is not None:
+        options_of(role, settings, options)
+    return opener(settings)
+
+
+_BUILTIN: Mapping[str, Opener] = {
     "transformers": _transformers,
     "openai": _openai,
+    "anthropic": _anthropic,
     "sglang": _sglang,
     "scripted": _scripted,
 }

@@ -11,14 +11,21 @@ from meteor_agents import prompts as builtin_prompts
 from meteor_agents.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, VerifierJudge, Voice
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.reference import ReferenceTeacher
-from meteor_agents.backends.registry import base_checkpoint, check_trainable, costs_money, open_model, open_trainer
+from meteor_agents.backends.registry import (
+    Surroundings,
+    base_checkpoint,
+    check_trainable,
+    costs_money,
+    open_model,
+    open_trainer,
+)
 from meteor_agents.calls import Budget, Budgeted, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
-from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, ReportsQueue
+from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, Opens, ReportsQueue
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
@@ -115,16 +122,25 @@ class Servers:
         self.known: dict[str, Server] = {}
 
     def of(self, settings: ModelSettings, model: ChatModel) -> Server | None:
-        """None for a model without an address."""
-        address = settings.options.get("base_url")
-        if not isinstance(address, str):
+        """None for a model without a server."""
+        address = _address(settings)
+        if address is None:
             return None
-        address = address.rstrip("/")
         server = self.known.setdefault(address, Server(address, settings.limits.concurrency))
         server.raise_ceiling(settings.limits.concurrency)
         if isinstance(model, ReportsQueue):
             server.report_queue(model)
         return server
+
+
+def _address(settings: ModelSettings) -> str | None:
+    """Of the server, or of the several that share the work; one that is launched has none yet."""
+    base_url = settings.options.get("base_url")
+    if isinstance(base_url, list | tuple):
+        return ", ".join(sorted(str(url).rstrip("/") for url in base_url))
+    if isinstance(base_url, str):
+        return base_url.rstrip("/")
+    return f"launched for {settings.identity}" if "launch" in settings.options else None
 
 
 def open_role(
@@ -134,12 +150,14 @@ def open_role(
     store: Store | None = None,
     budget: Budget | None = None,
     servers: Servers | None = None,
+    logs: Path | None = None,
 ) -> Retrying:
     """The role's model behind its limits: retry around throttle around the model. Retries are counted in the store.
 
-    The budget is looked at last, so that what waited for its turn meanwhile is not sent.
+    The budget is looked at last, so that what waited for its turn meanwhile is not sent. A server that the model launches
+    writes to the folder `logs`.
     """
-    model = open_model(role, settings)
+    model = open_model(role, settings, Surroundings(logs, lambda sentence: observer.on_event(Note(sentence))))
     server = (servers or Servers()).of(settings, model)
     if budget is not None:
         model = Budgeted(model, budget)
@@ -150,6 +168,13 @@ def open_role(
         observer.on_event(CallRetried(role, reason, wait_s))
 
     return Retrying(Throttled(model, settings.limits, server), settings.limits, on_retry=on_retry)
+
+
+async def make_ready(model: ChatModel) -> None:
+    """Start or find what the model needs before its first call. Raises `MeteorError`."""
+    bare = innermost(model)
+    if isinstance(bare, Opens):
+        await bare.open()
 
 
 def open_judge_verifier(settings: Settings, base: Path) -> Verifier:
@@ -195,15 +220,16 @@ async def open_pipeline(
     servers = Servers()
     lines: list[Throttled] = []
 
-    def limited_model(role: str, role_settings: ModelSettings) -> ChatModel:
-        model = open_role(role, role_settings, observer, store, budget, servers)
+    async def limited_model(role: str, role_settings: ModelSettings) -> ChatModel:
+        model = open_role(role, role_settings, observer, store, budget, servers, directory.path)
         closing.push_async_callback(model.aclose)
+        await make_ready(model)
         assert isinstance(model.inner, Throttled)
         lines.append(model.inner)
         tally.limited[role] = model.inner
         return model
 
-    student_model = limited_model("student", settings.student)
+    student_model = await limited_model("student", settings.student)
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
@@ -228,14 +254,14 @@ async def open_pipeline(
     if settings.teacher.backend == REFERENCE:
         teacher = ReferenceTeacher()
     else:
-        teacher = ModelTeacher(voice("teacher", settings.teacher, limited_model("teacher", settings.teacher)))
+        teacher = ModelTeacher(voice("teacher", settings.teacher, await limited_model("teacher", settings.teacher)))
     judge: Judge
     if settings.judge.verifier:
         verifier = open_judge_verifier(settings, base)
         closing.callback(verifier.close)
         judge = VerifierJudge(verifier)
     else:
-        judge = ModelJudge(voice("judge", settings.judge, limited_model("judge", settings.judge)))
+        judge = ModelJudge(voice("judge", settings.judge, await limited_model("judge", settings.judge)))
 
     assert isinstance(student_voice.speaker, RecordedModel)
     await store.set_meta("templates", templates.hashes())

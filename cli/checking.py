@@ -12,7 +12,14 @@ import typer
 
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.registry import check_trainable, open_trainer, trains_here
-from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_role, open_templates
+from meteor_agents.cli.assembly import (
+    check_budget,
+    make_ready,
+    open_judge_verifier,
+    open_questions,
+    open_role,
+    open_templates,
+)
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
 from meteor_agents.errors import MeteorError, ModelError
@@ -118,6 +125,7 @@ async def _call_once(role: str, settings: ModelSettings) -> str:
     async with AsyncExitStack() as closing:
         model = open_role(role, once, _Silent())
         closing.push_async_callback(model.aclose)
+        await make_ready(model)
         started = time.monotonic()
         try:
             reply = await model.complete([ChatMessage(role="user", content="Say hello.")], sampling)

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from .messages import Answer, Attempt, Guide, Guideline, Question, Status, Verdict
 from .models import ChatMessage, Completion, FinishReason, SamplingParams
-from .replies import parse_verdict, split_answer
+from .replies import VERDICT_SCHEMA, parse_verdict, split_answer
 from .templates import Templates
 from .traces import Turn
 from .verifiers import Verifier
@@ -170,6 +170,7 @@ class ModelJudge:
             partial(parse_verdict, quoted=(question.question, attempt.text)),
             lambda verdict: verdict.status is not Status.ERROR,
             Occasion(stage, question.id, tries),
+            VERDICT_SCHEMA,
             attempt=attempt,
         )
 
@@ -180,15 +181,21 @@ class ModelJudge:
         parse: Callable[[str, str], Parsed],
         readable: Callable[[Parsed], bool],
         occasion: Occasion,
+        schema: str,
         **variables: object,
     ) -> Parsed:
-        """The parsed reply to one of the judge's templates; `parse` gets the reply's text and the judge's name."""
+        """The parsed reply to one of the judge's templates; `parse` gets the reply's text and the judge's name.
+
+        `schema` is the JSON schema of a readable reply. A reply that was cut off would be cut off again: it is not asked
+        for a second time.
+        """
+        sampling = self._voice.sampling.model_copy(update={"json_schema": schema})
         messages = self._voice.templates.render(template, domain=self._voice.domain, question=question, **variables)
         parsed = None
         for again in range(READINGS):
-            reply = await self._voice.speaker.complete(messages, self._voice.sampling, replace(occasion, again=again))
+            reply = await self._voice.speaker.complete(messages, sampling, replace(occasion, again=again))
             parsed = parse(reply.text, reply.model)
-            if readable(parsed):
+            if readable(parsed) or reply.finish_reason is FinishReason.LENGTH:
                 break
         assert parsed is not None
         return parsed

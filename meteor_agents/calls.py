@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .agents import Occasion
@@ -206,4 +206,4 @@ def _request(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:
     """A model whose weights this run does not change is stored under one name, whatever its server calls itself."""
-    return Completion(reply.text, reply.finish_reason, reply.usage, reply.model, weights)
+    return replace(reply, weights=weights)

@@ -8,9 +8,10 @@
     │   └── MissingExtraError an optional dependency is not installed
     ├── ModelError            a model did not give a reply to one call
     │   ├── TransientModelError   worth another try (time-out, 429, 5xx)
+    │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
-    ├── ServerDown            a server fails nearly every call: nothing more is asked, everything is kept
+    ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
     ├── StoreError            the run directory cannot be used as it is
@@ -68,6 +69,10 @@ class TransientModelError(ModelError):
         self.late = late
 
 
+class UnreachableError(TransientModelError):
+    """There is no connection to the server, or it broke off: the server may be gone."""
+
+
 class RefusedCallError(ModelError):
     """The server will never answer this request as it is."""
 
@@ -77,7 +82,7 @@ class CredentialsError(ModelError):
 
 
 class ServerDown(MeteorError):
-    """A server fails nearly every call. The message says which, why, and what it said last."""
+    """A server fails nearly every call, or one that we launched does not come up. The message says which, and why."""
 
 
 class TrainingError(MeteorError):

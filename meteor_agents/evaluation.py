@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 from .agents import Judge, ModelJudge, Occasion, Student
 from .messages import Attempt, Message, Question, Status
 from .models import SamplingParams
-from .replies import CRITERIA, parse_comparison, parse_scores
+from .replies import COMPARISON_SCHEMA, CRITERIA, SCORES_SCHEMA, parse_comparison, parse_scores
 from .statistics import Interval, mean, proportion
 
 EVALUATE = "evaluate"
@@ -77,7 +77,7 @@ async def examine(
     attempt = await student.attempt(question, stage=stage, sampling=sampling)
     if isinstance(judge, ModelJudge):
         occasion = Occasion(stage, question.id)
-        scores = await judge.ask("judge_score", question, _read_scores, bool, occasion, answer=attempt)
+        scores = await judge.ask("judge_score", question, _read_scores, bool, occasion, SCORES_SCHEMA, answer=attempt)
         if not scores:
             return _result(question, attempt, Status.ERROR, "the judge's reply holds no readable scores")
         return Result(asked=fingerprint(question), attempt=attempt, status=Status.CORRECT, scores=scores)
@@ -145,8 +145,12 @@ class Preference(NamedTuple):
 async def compare(question: Question, judge: ModelJudge, without: Attempt, with_: Attempt) -> dict[str, Preference]:
     """Two replies judged in both orders, by criterion; empty when the judge could not be read."""
     occasion = Occasion(EVALUATE, question.id)
-    forth = await judge.ask("judge_compare", question, _read_comparison, bool, occasion, first=without, second=with_)
-    back = await judge.ask("judge_compare", question, _read_comparison, bool, occasion, first=with_, second=without)
+    forth = await judge.ask(
+        "judge_compare", question, _read_comparison, bool, occasion, COMPARISON_SCHEMA, first=without, second=with_
+    )
+    back = await judge.ask(
+        "judge_compare", question, _read_comparison, bool, occasion, COMPARISON_SCHEMA, first=with_, second=without
+    )
     if not forth or not back:
         return {}
     return {criterion: _preference(forth[criterion], back[criterion]) for criterion in CRITERIA}

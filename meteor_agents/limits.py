@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from .errors import ModelError, TransientModelError
-from .models import ChatMessage, ChatModel, Completion, SamplingParams
+from .models import BoundsItsCalls, ChatMessage, ChatModel, Completion, SamplingParams
 from .servers import GIVE_UP_S, Server, Slots
 
 CHARACTERS_PER_TOKEN = 4
@@ -87,11 +87,11 @@ class Throttled:
     def __init__(self, inner: ChatModel, limits: Limits, server: Server | None = None, *, minute_s: float = 60) -> None:
         self.inner = inner
         core = innermost(inner)
-        here = isinstance(core, RunsHere) and core.in_process
+        untimed = isinstance(core, BoundsItsCalls) or (isinstance(core, RunsHere) and core.in_process)
         self.server = server or Server(inner.name, limits.concurrency, adaptive=False)
         self.waiting = 0
         """Calls that are not yet allowed to start."""
-        self._timeout_s = None if here else limits.timeout_s
+        self._timeout_s = None if untimed else limits.timeout_s
         self._slots = Slots(limits.concurrency)
         self._requests = RequestWindow(limits.requests_per_minute, minute_s) if limits.requests_per_minute else None
         self._tokens = TokenWindow(limits.tokens_per_minute, minute_s) if limits.tokens_per_minute else None

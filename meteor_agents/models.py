@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class ChatMessage(BaseModel):
@@ -35,6 +35,17 @@ class SamplingParams(BaseModel):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     beams: int = Field(default=1, ge=1)
+    json_schema: str | None = None
+    """The JSON schema, as text, that the reply should follow. A backend that cannot hold a model to it asks without:
+    whoever reads the reply must be ready for one that is something else."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent_schema(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A schema that is not there is not written, so that the keys of stored calls without one stay as they are."""
+        written: dict[str, Any] = content(self)
+        if self.json_schema is None:
+            written.pop("json_schema", None)
+        return written
 
 
 class FinishReason(StrEnum):
@@ -64,6 +75,8 @@ class Completion:
     """The version of the weights that spoke; the model's name where a server does not version them."""
     pause_s: float = 0.0
     """How long the server, by its headers, wants no further call: its allowance is used up. Not stored."""
+    reasoning: str = ""
+    """What a reasoning model thought before it spoke, where its server hands it out. No part of the reply."""
 
 
 class ChatModel(Protocol):
@@ -106,9 +119,35 @@ class DecodesBeams(Protocol):
 
 
 @runtime_checkable
+class Opens(Protocol):
+    """A model that has something to start or to find before its first call."""
+
+    async def open(self) -> None:
+        """Returns when the model can be asked. Raises `MeteorError` when it cannot."""
+        ...
+
+
+@runtime_checkable
+class FreesMemory(Protocol):
+    """A model that can give its device's memory to the trainer for a while."""
+
+    async def free_memory(self) -> None:
+        """Hold no memory of the device. The next call, or `load_weights`, takes it back by itself."""
+        ...
+
+
+@runtime_checkable
 class ReportsQueue(Protocol):
     """A model whose server says how many requests wait there."""
 
     async def queue_depth(self) -> int | None:
         """Requests that the server has taken and not begun; None when it does not say now."""
         ...
+
+
+@runtime_checkable
+class BoundsItsCalls(Protocol):
+    """A model that keeps the time of a try by itself, because some of the waiting is not its server's fault."""
+
+    @property
+    def call_timeout_s(self) -> float: ...

@@ -43,7 +43,7 @@ from .events import (
     UpdateFinished,
 )
 from .messages import Question, Status
-from .models import LoadsWeights
+from .models import FreesMemory, LoadsWeights
 from .questions import SetApart
 from .recipes import FINETUNE, Recipes
 from .settings import Settings, TakeSettings, decoding
@@ -349,6 +349,8 @@ class Pipeline:
             before = await self._gate_results()
             try:
                 if not folder.exists():
+                    if isinstance(self.cast.student_server, FreesMemory):
+                        await self.cast.student_server.free_memory()
                     report = await self.trainer.train(job, folder, self.observer.on_event)
                 gate = await self._gate(candidate, before, current)
             except NothingToTrainError as error:
@@ -422,7 +424,9 @@ class Pipeline:
         server = self.cast.student_server
         if server is None:
             if checkpoint.version != self.base.version:
-                raise UsageError("the student's backend cannot load new weights; use `backend: transformers`")
+                raise UsageError(
+                    "the student's backend cannot load new weights; use `backend: transformers` or `sglang`"
+                )
         elif server.weights != checkpoint.version:
             await server.load_weights(checkpoint.path, checkpoint.version)
 

@@ -21,6 +21,23 @@ CRITERIA = ("accuracy", "completeness", "relevance", "coherence", "reliability")
 """The five criteria of the paper's evaluation, each scored 1 to 10."""
 
 
+def _schema(**properties: object) -> str:
+    """Of an object that has exactly these properties, in this order."""
+    return json.dumps(
+        {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    )
+
+
+_TEXT = {"type": "string"}
+_SCORE = {"type": "integer", "enum": list(range(1, 11))}
+_WINNER = {"type": "string", "enum": ["A", "B", "tie"]}
+
+VERDICT_SCHEMA = _schema(explanation=_TEXT, status={"type": "string", "enum": ["correct", "incorrect"]}, guide=_TEXT)
+"""What `parse_verdict` reads; the explanation first, so that it is not made up for a status that stands already."""
+SCORES_SCHEMA = _schema(justification=_TEXT, **dict.fromkeys(CRITERIA, _SCORE))
+COMPARISON_SCHEMA = _schema(justification=_TEXT, **dict.fromkeys(CRITERIA, _WINNER))
+
+
 class AnswerParts(NamedTuple):
     reasoning: str
     answer: str

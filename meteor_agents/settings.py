@@ -19,7 +19,20 @@ from .messages import Question
 from .models import SamplingParams
 from .training import PairwiseLoss, TrainingSettings
 
-NOT_DECIDING = frozenset({"base_url", "headers", "headers_env", "api_key_env", "device", "max_batch"})
+NOT_DECIDING = frozenset(
+    {
+        "base_url",
+        "headers",
+        "headers_env",
+        "api_key_env",
+        "query",
+        "token_limit",
+        "device",
+        "max_batch",
+        "launch",
+        "while_training",
+    }
+)
 """Options of backends that say where and how a model is asked, but not what it replies."""
 
 
@@ -80,7 +93,8 @@ class ModelSettings(BaseModel):
     @model_validator(mode="after")
     def _no_secret_in_an_address(self) -> Self:
         for name, value in self.options.items():
-            if isinstance(value, str) and (what := _secret_in(value)):
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            if what := next(filter(None, map(_secret_in, texts)), None):
                 raise ValueError(
                     f"the address in {name} holds {what}, and a settings file must hold no secret; leave it out, export "
                     f"it as an environment variable and write api_key_env: VARIABLE"
@@ -324,7 +338,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
 
 def _with_absolute_model(role: ModelSettings, base: Path) -> ModelSettings:
     """A model that is a folder beside the settings file is named by its full path; every other name stays as it is."""
-    if role.backend == "transformers" and role.model and (base / role.model).is_dir():
+    if role.backend in ("transformers", "sglang") and role.model and (base / role.model).is_dir():
         return role.model_copy(update={"model": str((base / role.model).resolve())})
     return role
 

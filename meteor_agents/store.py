@@ -291,7 +291,11 @@ class Store(Records):
         *,
         max_tokens: int,
     ) -> None:
-        """`usd` is None where the price is not known."""
+        """`usd` is None where the price is not known. What the model thought first is kept beside the reply."""
+        if reply.reasoning:
+            self._writer.write_soon(
+                "INSERT OR REPLACE INTO reasoning VALUES (?,?,?,?)", key, reply.weights, max_tokens, reply.reasoning
+            )
         await self._write(
             "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key, weights, max_tokens)"
             " DO UPDATE SET reply = excluded.reply, finish_reason = excluded.finish_reason, usd = excluded.usd,"

@@ -38,6 +38,9 @@ CREATE TABLE calls (
     finish_reason TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER, usd REAL,
     seconds REAL NOT NULL, created REAL NOT NULL);
 CREATE UNIQUE INDEX calls_by_key ON calls (key, weights, max_tokens);
+CREATE TABLE reasoning (
+    key TEXT NOT NULL, weights TEXT NOT NULL, max_tokens INTEGER NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (key, weights, max_tokens)) WITHOUT ROWID;
 CREATE TABLE totals (
     role TEXT NOT NULL, stage TEXT NOT NULL, calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL, usd REAL NOT NULL, unpriced INTEGER NOT NULL,

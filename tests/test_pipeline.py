@@ -485,3 +485,28 @@ def test_failed_questions_are_asked_again_only_until_the_stage_is_done(tmp_path:
     ]
     store.close()
     assert [(trace.question.id, trace.error) for trace in failed] == [("q007", "too long")]
+
+
+def test_the_students_memory_is_free_while_it_is_trained(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Freeing(ScriptedModel):
+        async def free_memory(self) -> None:
+            heard.append("free")
+
+        async def load_weights(self, folder: Path, version: str) -> None:
+            heard.append("load")
+            await super().load_weights(folder, version)
+
+    class Listening(FolderTrainer):
+        async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+            heard.append("train")
+            return await super().train(job, folder, on_event)
+
+    learner = Learner()
+    learner.model = Freeing(learner.reply, name="student", weights="base")
+    Run(tmp_path / "run", learner, Listening())()
+    trained = [i for i, what in enumerate(heard) if what == "train"]
+    assert len(trained) >= 3
+    assert all(heard[i - 1 : i + 2] == ["free", "train", "load"] for i in trained)
+    assert heard.count("free") == len(trained)

@@ -53,7 +53,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_or_all() -> None:
     assert refused("judge", backend="sglnag").endswith(
         "judge.backend: unknown backend 'sglnag'; did you mean 'sglang'?"
     )
-    assert "known: openai, reference, scripted" in refused("judge", backend="qqq")
+    assert "known: anthropic, openai, reference, scripted" in refused("judge", backend="qqq")
 
 
 def test_an_unknown_option_is_refused_with_its_role_and_the_nearest() -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_a_reply_is_found_by_its_key_and_weights(store: Store) -> None:
     assert store.find_call("k", ["w2"], 9) is None
     assert store.find_call("k", ["w2", "w1"], 9) == REPLY
     assert store.find_call("other", ["w1"], 9) is None
+
+
+def test_what_a_model_thought_first_is_kept_beside_its_reply(store: Store) -> None:
+    add_call(store, "plain")
+    add_call(store, "thought", replace(REPLY, reasoning="hmm"))
+    assert store.read("SELECT key, text FROM reasoning") == [("thought", "hmm")]
+    assert store.find_call("thought", ["w1"], 9) == REPLY
 
 
 def test_an_awaited_write_is_on_disk(store: Store, tmp_path: Path) -> None:
