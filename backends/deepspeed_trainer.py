@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import re
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 import meteor_agents
 from meteor_agents.backends.checkpoint_folder import missing_parts, publish
 from meteor_agents.backends.deepspeed_config import load_config
+from meteor_agents.backends.freed_memory import KEEP_FREED_MEMORY, give_back_freed_memory
 from meteor_agents.backends.training_worker import PIPE_VARIABLE
 from meteor_agents.backends.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import MissingExtraError, NothingToTrainError, SettingsError, TrainingError
@@ -38,13 +38,6 @@ _KEPT_VARIABLES = re.compile(
     r"|CC|CXX|MAX_JOBS|(XDG|CUDA|NVIDIA|NCCL|HIP|ROCR|GLOO|TORCH|PYTORCH|DS|TRITON)_\w+"
 )
 """What the worker processes get of our environment: tools and devices, and no keys."""
-
-_KEEP_FREED_MEMORY = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "arena_max": 1, "hugetlb": 1}.items()
-)
-"""Each step allocates what the last one freed. Left alone, glibc gives it back to the kernel between them, which then
-fills gigabytes of pages with zeros again, a third of a step's time on a CPU."""
 
 _LAUNCHER_LINE = re.compile(
     r"\[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py|^\s*$|\w+Warning: |^\s+warnings\.warn|\d+%\|"
@@ -72,7 +65,7 @@ class DeepSpeedTrainer:
         work = await asyncio.to_thread(_prepare, folder, job)
         log = folder.parent / f"{folder.name}.log"
         try:
-            await asyncio.to_thread(_give_back_freed_memory)
+            await asyncio.to_thread(give_back_freed_memory)
             on_event(TrainingNote(job.name, f"started {job.settings.processes} process(es); log: {log}"))
             code = await self._run(work, log, job, on_event)
             return await asyncio.to_thread(_finish, work, folder, job, code, log)
@@ -103,12 +96,6 @@ class DeepSpeedTrainer:
         finally:
             await _end(process)
         return await process.wait()
-
-
-def _give_back_freed_memory() -> None:
-    """The workers need what this process has freed but still holds: a served model's caches, for one. glibc only."""
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prepare(folder: Path, job: TrainingJob) -> WorkFolder:
@@ -152,7 +139,7 @@ def _environment(ranks: int) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads),
         "GOMP_SPINCOUNT": "30000",  # waiting threads soon sleep: endless spinning costs a factor of 8 beside a busy process
-        "GLIBC_TUNABLES": _KEEP_FREED_MEMORY,
+        "GLIBC_TUNABLES": KEEP_FREED_MEMORY,
         PIPE_VARIABLE: "1",
     }
     if _certainly_no_accelerator():

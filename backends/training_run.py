@@ -29,7 +29,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from meteor_agents.backends.chat_template import IGNORED, EncodedExample
 from meteor_agents.backends.checkpoint_folder import write_trained
+from meteor_agents.backends.collation import collate
 from meteor_agents.backends.deepspeed_config import job_config, offloads_optimizer
+from meteor_agents.backends.freed_memory import give_back_freed_memory
 from meteor_agents.backends.hardware import pick_dtype
 from meteor_agents.backends.losses import pairwise_hinge, sft_loss, token_log_probs
 from meteor_agents.backends.training_batches import BatchPlan, EncodedRow, encode_rows, learning_rate
@@ -236,14 +238,33 @@ def _engine(model: SupervisedLogits, config: dict[str, Any], settings: TrainingS
     vectors = [parameter for parameter in trained if parameter.ndim <= 1]  # norms and biases do not decay
     groups = [
         {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
-        if parameters
+        for all_parameters, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
+        for parameters in _portions(all_parameters)
     ]
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=trained, optimizer=_optimizer(groups, config, settings), config=config
     )
     torch.manual_seed(settings.seed + place.rank)  # from here on only dropout draws
     return engine
+
+
+PORTION = 1 << 25
+"""Parameters of one group, or a little more: DeepSpeed copies a group's gradients whole to float32, one at a time."""
+
+
+def _portions(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    portion: list[Tensor] = []
+    for parameter in parameters:
+        portion.append(parameter)
+        if sum(map(_size, portion)) >= PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _size(parameter: Any) -> int:
+    return int(getattr(parameter, "ds_numel", 0) or parameter.numel())  # ZeRO-3 empties what other ranks hold
 
 
 def _optimizer(groups: list[dict[str, Any]], config: dict[str, Any], settings: TrainingSettings) -> Any:
@@ -327,13 +348,13 @@ def _micro_loss(
     none = torch.zeros((), device=place.device)
     if not rows:  # every rank makes the same number of passes: this one counts nothing
         ids = batch[0].sequences[0].ids[:2]
-        tensors = _collate([EncodedExample(ids, [IGNORED, *ids[1:]])], place.device)
+        tensors = collate([EncodedExample(ids, [IGNORED, *ids[1:]])], place.device)
         return engine(tensors.ids, tensors.attention_mask, tensors.wanted).float().sum() * 0.0, none
     if loss is None:
-        tensors = _collate([row.sequences[0] for row in rows], place.device)
+        tensors = collate([row.sequences[0] for row in rows], place.device)
         logits = engine(tensors.ids, tensors.attention_mask, tensors.wanted)
         return sft_loss(logits, tensors.labels, total=sum(row.supervised for row in batch)), none
-    tensors = _collate([row.sequences[side] for side in (0, 1) for row in rows], place.device)
+    tensors = collate([row.sequences[side] for side in (0, 1) for row in rows], place.device)
     log_probs = token_log_probs(engine(tensors.ids, tensors.attention_mask, tensors.wanted), tensors.labels)
     owner = tensors.wanted // tensors.ids.shape[1]
     supervised = (tensors.labels != IGNORED).float()
@@ -347,43 +368,12 @@ def _micro_loss(
     return hinge, margin
 
 
-LENGTH_STEP, LOGITS_STEP = 16, 64
-"""Sizes are rounded up to these: each new size of a matrix costs a compilation, and scatters what stays in memory."""
-
-
-class Tensors(NamedTuple):
-    ids: Tensor
-    attention_mask: Tensor
-    wanted: Tensor
-    """[n] indices into rows x length: the positions that predict a supervised token, then some that predict nothing."""
-    labels: Tensor
-    """[n] the tokens to predict there; IGNORED where nothing is."""
-
-
-def _collate(sequences: list[EncodedExample], device: torch.device) -> Tensors:
-    """Padded on the right; no padding is attended to or predicted."""
-    length = _round_up(max(len(sequence.ids) for sequence in sequences), LENGTH_STEP)
-    ids = torch.tensor([sequence.ids + [0] * (length - len(sequence.ids)) for sequence in sequences])
-    mask = torch.tensor([[1] * len(sequence.ids) + [0] * (length - len(sequence.ids)) for sequence in sequences])
-    shifted = torch.tensor(
-        [sequence.labels[1:] + [IGNORED] * (length + 1 - len(sequence.labels)) for sequence in sequences]
-    ).flatten()
-    supervised = (shifted != IGNORED).nonzero().flatten()
-    spare = (shifted == IGNORED).nonzero().flatten()[: _round_up(len(supervised), LOGITS_STEP) - len(supervised)]
-    wanted = torch.cat([supervised, spare])
-    return Tensors(*(tensor.to(device) for tensor in (ids, mask, wanted, shifted[wanted])))
-
-
-def _round_up(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
 # The new checkpoint
 
 
 def _masters(engine: Any, place: Place) -> dict[str, Tensor]:
     """Every trained parameter in float32, whole, by its name in the model; all ranks take part, rank 0 gets them."""
-    getattr(engine.optimizer, "optimizer", engine.optimizer).state.clear()  # no step follows: room for the copies
+    _forget_moments(engine)
     masters = {}
     for name, parameter in engine.module.model.named_parameters():
         if parameter.requires_grad:
@@ -391,6 +381,16 @@ def _masters(engine: Any, place: Place) -> dict[str, Tensor]:
             if place.rank == 0:
                 masters[name] = whole.detach().to("cpu", copy=True)
     return masters
+
+
+def _forget_moments(engine: Any) -> None:
+    """No step follows: what the optimizer remembers of the gradients makes room for the copies."""
+    getattr(engine.optimizer, "optimizer", engine.optimizer).state.clear()
+    for parameter in engine.module.parameters():
+        mapping = getattr(parameter, "_hp_mapping", None)  # ZeRO 1 and 2 hold slices of the state here too
+        if getattr(mapping, "optim_fragment", None):
+            mapping.optim_fragment = {}
+    give_back_freed_memory()
 
 
 def _change(

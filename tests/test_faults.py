@@ -54,7 +54,7 @@ class Project:
         self.questions = questions
         rows = [{"id": f"q{i:03d}", "question": f"question {i} {text}"} for i, text in enumerate(questions)]
         (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        role = {"backend": "openai", "limits": {"concurrency": 16, "retries": 3, "timeout_s": 2, **limits}}
+        role = {"backend": "openai", "limits": {"concurrency": 16, "retries": 4, "timeout_s": 2, **limits}}
         settings = {
             "name": "faults",
             "domain": "faults",

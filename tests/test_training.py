@@ -319,7 +319,7 @@ def test_auto_in_a_users_file_means_deepspeeds_default(tmp_path: Path) -> None:
     file.write_text(json.dumps({"train_batch_size": "auto", "bf16": {"enabled": "auto"}, "zero_optimization": zero}))
     config = filled(load_config(str(file)))
     assert config["zero_optimization"] == {"stage": 2}
-    assert config["bf16"] == {"enabled": True}
+    assert config["bf16"] == {"enabled": True, "check_grad_overflow": False}
 
 
 @pytest.mark.parametrize(
@@ -336,3 +336,23 @@ def test_unusable_config_file_is_refused(tmp_path: Path, content: str, sentence:
 def test_unknown_config_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"'zero9'.*zero1, zero2, zero2-offload, zero3, zero3-offload"):
         load_config("zero9")
+
+
+def test_tensors_hold_each_supervised_token_once_and_what_fills_them_up_predicts_nothing() -> None:
+    from meteor_agents.backends.collation import LENGTH_STEP, LOGITS_STEP, collate
+
+    rows = [
+        EncodedExample([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8]),
+        EncodedExample(list(range(10, 31)), [IGNORED] * 9 + list(range(19, 31))),
+    ]
+    tensors = collate(rows, torch.device("cpu"))
+    assert tensors.ids.shape == (2, 2 * LENGTH_STEP)
+    assert tensors.attention_mask.sum(1).tolist() == [4, 21]
+    assert len(tensors.wanted) == len(tensors.labels) == LOGITS_STEP
+    predicted = [
+        (*divmod(at, 2 * LENGTH_STEP), label)
+        for at, label in zip(tensors.wanted.tolist(), tensors.labels.tolist(), strict=True)
+        if label != IGNORED
+    ]
+    assert predicted == [(0, 1, 7), (0, 2, 8), *((1, 8 + i, 19 + i) for i in range(12))]
+    assert len(set(tensors.wanted.tolist())) == LOGITS_STEP
