@@ -10,7 +10,7 @@ KEEP_FREED_MEMORY = ":".join(
     for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "arena_max": 1, "hugetlb": 1}.items()
 )
 """Each step allocates what the last one freed. Left alone, glibc gives it back to the kernel between them, which then
-fills gigabytes of pages with zeros again, a third of a step's time on a CPU."""
+fills gigabytes of pages with zeros again: much of a step's time on a CPU."""
 
 
 def give_back_freed_memory() -> None:
