@@ -252,7 +252,7 @@ PORTION = 1 << 25
 """Parameters of one group, or a little more: DeepSpeed copies a group's gradients whole to float32, one at a time."""
 
 
-def _portions(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+def _portions(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     portion: list[Tensor] = []
     for parameter in parameters:
         portion.append(parameter)
@@ -387,8 +387,8 @@ def _forget_moments(engine: Any) -> None:
     """No step follows: what the optimizer remembers of the gradients makes room for the copies."""
     getattr(engine.optimizer, "optimizer", engine.optimizer).state.clear()
     for parameter in engine.module.parameters():
-        mapping = getattr(parameter, "_hp_mapping", None)  # ZeRO 1 and 2 hold slices of the state here too
-        if getattr(mapping, "optim_fragment", None):
+        mapping: Any = getattr(parameter, "_hp_mapping", None)  # ZeRO 1 and 2 hold slices of the state here too
+        if mapping is not None and mapping.optim_fragment is not None:
             mapping.optim_fragment = {}
     give_back_freed_memory()
 

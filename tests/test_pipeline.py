@@ -405,7 +405,7 @@ def test_the_budget_stops_the_run_and_a_raised_one_goes_on(tmp_path: Path) -> No
 
 def test_stopping_at_the_budget_again_and_again_loses_no_reply(tmp_path: Path) -> None:
     learner, trainer = Learner(), FolderTrainer()
-    stops = 0
+    stops, status = 0, {}
     for budget in range(700, 100_000, 1300):
         run = Run(tmp_path / "run", learner, trainer, budget={"tokens": budget})
         try:

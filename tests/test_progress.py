@@ -81,8 +81,8 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
         for _ in range(5):
             tally.on_event(CallFinished("judge", False, 0.1, 1, 1, "q"))
         clock.now += 1
-        rate = tally.progress().roles[0].calls_per_s
-    assert rate == 5
+        tally.progress()
+    assert tally.progress().roles[0].calls_per_s == 5
 
 
 def test_plain_lines_tell_each_kind_of_trouble_once_in_a_while() -> None:
