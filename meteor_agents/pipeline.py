@@ -42,22 +42,21 @@ from .events import (
     StageStarted,
     UpdateFinished,
 )
+from .gate import Gate, judge_candidate
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
 from .questions import SetApart
 from .recipes import FINETUNE, Recipes
 from .settings import Settings, TakeSettings, decoding
-from .statistics import sign_test
 from .store import Round, Store
 from .templates import Templates
 from .traces import Outcome, Trace
 from .training import Checkpoint, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
+from .updates import Updates
 
 BASE, GATE = "base", "gate"
 LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
 """Where checkpoints come from, in order."""
-GATE_SIGNIFICANCE = 0.05
-"""One-sided level of the sign test at which a candidate counts as worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ class Pipeline:
         stage = self.settings.refine
         entered = self.latest(before=REFINE)
         recipe = self.recipes.refine(entered, trains=self.trainer is not None)
-        updates = _Updates(self, recipe, entered)
+        updates = Updates(self, recipe, entered)
         await self.serve(updates.student)
         self.cast.student_calls.also_reusable[REFINE] = updates.versions()
         await self.hold(
@@ -354,7 +353,7 @@ class Pipeline:
                     report = await self.trainer.train(job, folder, self.observer.on_event)
                 gate = await self._gate(candidate, before, current)
             except NothingToTrainError as error:
-                gate = _Gate(False, str(error))
+                gate = Gate(False, str(error))
         await self.store.add_round(
             recipe,
             Round(
@@ -389,15 +388,15 @@ class Pipeline:
         if gone:
             self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))
 
-    async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> _Gate:
+    async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> Gate:
         """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
         try:
             await self.serve(candidate)
-            gate = _judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
+            gate = judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
         except CredentialsError:
             raise
         except ModelError as error:
-            gate = _Gate(False, f"does not load or answer: {error}")
+            gate = Gate(False, f"does not load or answer: {error}")
         if not gate.promoted:
             await self.serve(current)
         return gate
@@ -531,143 +530,6 @@ class Pipeline:
     @property
     def recipes(self) -> Recipes:
         return Recipes(self.settings, self.templates.hashes())
-
-
-@dataclass(frozen=True, slots=True)
-class _Gate:
-    promoted: bool
-    reason: str
-
-
-def _judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> _Gate:
-    """Compare the candidate with the student it would replace, question by question."""
-    if not before:
-        return _Gate(True, "loads; no gate questions")
-    n = len(before)
-    if any(id_ not in after for id_ in before):
-        return _Gate(False, f"gives no reply to {len(before.keys() - after.keys())} of {n} gate questions")
-    pairs = [(before[id_], after[id_]) for id_ in before]
-    if not any(new.attempt.text.strip() for _, new in pairs):
-        return _Gate(False, "gives empty replies")
-    cut_before, cut = (sum(side.attempt.truncated for side in sides) for sides in zip(*pairs, strict=True))
-    if cut > max(cut_before, n // 2):
-        return _Gate(False, f"does not stop: {cut} of {n} replies cut at max_tokens, {cut_before} before")
-    if not free:
-        return _Gate(True, f"loads, answers and stops on {n} gate questions")
-    right = [(old.status is Status.CORRECT, new.status is Status.CORRECT) for old, new in pairs]
-    right_before, right_after = (sum(sides) for sides in zip(*right, strict=True))
-    counts = f"{right_after} of {n} gate questions right, {right_before} before"
-    if sign_test(better=right.count((False, True)), worse=right.count((True, False))) < GATE_SIGNIFICANCE:
-        return _Gate(False, f"worse beyond noise: {counts}")
-    return _Gate(True, counts)
-
-
-class _Updates:
-    """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
-
-    Its state is read back from the store, so a resumed stage goes on with the same buffer and the same student.
-    """
-
-    def __init__(self, pipeline: Pipeline, recipe: str, entered: Checkpoint) -> None:
-        self._pipeline = pipeline
-        self._recipe = recipe
-        self._entered = entered
-        self._lock = asyncio.Lock()
-        self.student = entered
-        rounds = pipeline.store.rounds(REFINE, recipe)
-        promoted = [round_ for round_ in rounds if round_.promoted]
-        if promoted:
-            folder = pipeline.checkpoints / promoted[-1].checkpoint
-            if not folder.exists():
-                raise MeteorError(
-                    f"{folder} is missing, which round {promoted[-1].round} of this run wrote; put it back, "
-                    "or start over with --fresh"
-                )
-            self.student = Checkpoint(version=promoted[-1].checkpoint, path=folder)
-        self._rounds = len(rounds)
-        trained = {id_ for round_ in rounds for id_ in round_.traces}
-        outcomes = pipeline.store.outcomes(REFINE, recipe)
-        accepted = [id_ for id_, outcome in outcomes if outcome is Outcome.ACCEPTED]
-        self._trained = [id_ for id_ in accepted if id_ in trained]
-        self._buffer = [id_ for id_ in accepted if id_ not in trained]
-        self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
-
-    def versions(self) -> tuple[str, ...]:
-        """Every weights version that has spoken as student in this stage, newest first."""
-        return tuple(reversed(self._versions))
-
-    async def catch_up(self) -> None:
-        """Make the update that a killed run still owed, before another conversation is held with the old weights."""
-        async with self._lock:
-            await self._update_while_full()
-
-    async def take(self, trace: Trace) -> None:
-        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here."""
-        async with self._lock:
-            if trace.outcome is Outcome.ACCEPTED:
-                self._buffer.append(trace.question.id)
-            await self._update_while_full()
-
-    async def finish(self) -> None:
-        """The end of the stage: a last, partial buffer is trained if it is at least half full."""
-        async with self._lock:
-            await self._update_while_full()
-            if self._pipeline.trainer is not None and len(self._buffer) * 2 >= self._size:
-                await self._update(len(self._buffer))
-
-    @property
-    def _size(self) -> int:
-        return self._pipeline.settings.refine.update_every
-
-    async def _update_while_full(self) -> None:
-        while self._pipeline.trainer is not None and len(self._buffer) >= self._size:
-            await self._update(self._size)
-
-    async def _update(self, size: int) -> None:
-        pipeline, stage = self._pipeline, self._pipeline.settings.refine
-        ids = self._buffer[:size]
-        learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
-        number = self._rounds + 1
-        job = TrainingJob(
-            name=f"{REFINE}-{number:03d}",
-            rows=(*self._examples(learned), *self._replayed(len(learned), number)),
-            start=self.student if stage.init == "previous" else self._entered,
-            settings=pipeline.settings.training_for(stage),
-        )
-        self.student = await pipeline.update(
-            REFINE, self._recipe, number=number, traces=tuple(ids), job=job, current=self.student
-        )
-        if self.student.version == job.version():
-            self._versions.append(self.student.version)
-            pipeline.cast.student_calls.also_reusable[REFINE] = self.versions()
-        self._rounds = number
-        self._trained += ids
-        self._buffer = self._buffer[size:]
-
-    def _examples(self, ids: Sequence[str]) -> list[Example]:
-        """Question -> the reply that was accepted; in the order of their ids, so that equal sets are equal data."""
-        student = self._pipeline.cast.student
-        traces = self._pipeline.store.traces(REFINE, self._recipe, sorted(ids))
-        return [
-            Example(id=trace.question.id, prompt=student.prompt(trace.question), target=attempt.text)
-            for trace in traces
-            if (attempt := trace.accepted_attempt) is not None
-        ]
-
-    def _replayed(self, examples: int, number: int) -> list[Example]:
-        """A rotating share of stage 1's examples."""
-        count = round(examples * self._pipeline.settings.refine.replay)
-        if not count:
-            return []
-        traces = self._pipeline.distilled()
-        start = (number - 1) * count
-        chosen = [traces[(start + i) % len(traces)] for i in range(min(count, len(traces)))]
-        student = self._pipeline.cast.student
-        return [
-            Example(id=f"replay-{t.question.id}", prompt=student.prompt(t.question), target=t.answer.text)
-            for t in chosen
-            if t.answer is not None
-        ]
 
 
 def _pair(student: Student, trace: Trace) -> PreferencePair:

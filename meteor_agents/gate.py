@@ -1,0 +1,43 @@
+"""The gate: whether a newly trained student may take the place of the one it would replace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .evaluation import Result
+from .messages import Status
+from .statistics import sign_test
+
+SIGNIFICANCE = 0.05
+"""One-sided level of the sign test at which a candidate counts as worse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a new student takes the old one's place, and why."""
+
+    promoted: bool
+    reason: str
+
+
+def judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> Gate:
+    """Compare the candidate with the student it would replace, question by question."""
+    if not before:
+        return Gate(True, "loads; no gate questions")
+    n = len(before)
+    if any(id_ not in after for id_ in before):
+        return Gate(False, f"gives no reply to {len(before.keys() - after.keys())} of {n} gate questions")
+    pairs = [(before[id_], after[id_]) for id_ in before]
+    if not any(new.attempt.text.strip() for _, new in pairs):
+        return Gate(False, "gives empty replies")
+    cut_before, cut = (sum(side.attempt.truncated for side in sides) for sides in zip(*pairs, strict=True))
+    if cut > max(cut_before, n // 2):
+        return Gate(False, f"does not stop: {cut} of {n} replies cut at max_tokens, {cut_before} before")
+    if not free:
+        return Gate(True, f"loads, answers and stops on {n} gate questions")
+    right = [(old.status is Status.CORRECT, new.status is Status.CORRECT) for old, new in pairs]
+    right_before, right_after = (sum(sides) for sides in zip(*right, strict=True))
+    counts = f"{right_after} of {n} gate questions right, {right_before} before"
+    if sign_test(better=right.count((False, True)), worse=right.count((True, False))) < SIGNIFICANCE:
+        return Gate(False, f"worse beyond noise: {counts}")
+    return Gate(True, counts)
