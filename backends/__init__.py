@@ -2,5 +2,7 @@
 
 import os
 
-# Before torch is imported: its waiting threads soon sleep, since endless spinning slows every busy neighbour.
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+GOMP_SPINCOUNT = "30000"
+"""Torch's waiting threads soon sleep: endless spinning slows every busy neighbour."""
+
+os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)  # read when torch is first imported, which is later

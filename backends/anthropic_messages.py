@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from meteor_agents.backends.dialect import Optional
+from meteor_agents.backends.dialect import OptionalField
 from meteor_agents.backends.openai_compatible import OpenAICompatibleModel, Wire, exhausted_s
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
 
@@ -21,9 +21,9 @@ FINISH_REASONS = {
     "model_context_window_exceeded": FinishReason.LENGTH,
 }
 FIELDS = (
-    Optional("output_config", ("output_config", "json_schema", "structured output"), schema=True),
-    Optional("top_p", ("top_p",)),
-    Optional("temperature", ("temperature",)),
+    OptionalField("output_config", ("output_config", "json_schema", "structured output"), schema=True),
+    OptionalField("top_p", ("top_p",)),
+    OptionalField("temperature", ("temperature",)),
 )
 
 

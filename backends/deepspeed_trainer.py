@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import meteor_agents
+from meteor_agents.backends import GOMP_SPINCOUNT
 from meteor_agents.backends.checkpoint_folder import missing_parts, publish
 from meteor_agents.backends.deepspeed_config import load_config
 from meteor_agents.backends.freed_memory import KEEP_FREED_MEMORY, give_back_freed_memory
@@ -43,8 +44,8 @@ _LAUNCHER_LINE = re.compile(
     r"\[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py|^\s*$|\w+Warning: |^\s+warnings\.warn|\d+%\|"
 )
 
-_NO_ROWS = re.compile(r"^TrainingError: (no rows to train on: .*)$", re.MULTILINE)
-"""What the worker says last when `training_batches.encode_rows` leaves no row."""
+_NOTHING_TO_TRAIN = re.compile(rf"^{NothingToTrainError.__name__}: (.*)$", re.MULTILINE)
+"""What the worker says last when it raises that."""
 
 
 class DeepSpeedTrainer:
@@ -138,7 +139,7 @@ def _environment(ranks: int) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": "30000",  # waiting threads soon sleep: endless spinning costs a factor of 8 beside a busy process
+        "GOMP_SPINCOUNT": GOMP_SPINCOUNT,
         "GLIBC_TUNABLES": KEEP_FREED_MEMORY,
         PIPE_VARIABLE: "1",
     }
@@ -207,8 +208,8 @@ def _event(name: str, record: dict[str, Any]) -> Event:
 
 def _finish(work: WorkFolder, folder: Path, job: TrainingJob, code: int, log: Path) -> TrainingReport:
     if code != 0 or not work.report.is_file():
-        if no_rows := _NO_ROWS.search(log.read_text(encoding="utf-8", errors="replace")):
-            raise NothingToTrainError(f"{no_rows[1]}; log: {log}")
+        if nothing := _NOTHING_TO_TRAIN.search(log.read_text(encoding="utf-8", errors="replace")):
+            raise NothingToTrainError(f"{nothing[1]}; log: {log}")
         raise TrainingError(f"{job.name}: training failed (exit code {code}); log: {log}\n{_last_lines(log)}")
     missing = missing_parts(work.checkpoint)
     if missing:

@@ -16,7 +16,7 @@ _UNSUPPORTED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Optional:
+class OptionalField:
     """A field of the request's body that not every server takes."""
 
     name: str
@@ -29,10 +29,12 @@ class Optional:
 
 
 CHAT_FIELDS = (
-    Optional("max_tokens", ("max_completion_tokens",), instead="max_completion_tokens"),
-    Optional("response_format", ("response_format", "json_schema", "json schema", "guided", "grammar"), schema=True),
-    Optional("top_p", ("top_p",)),
-    Optional("temperature", ("temperature",)),
+    OptionalField("max_tokens", ("max_completion_tokens",), instead="max_completion_tokens"),
+    OptionalField(
+        "response_format", ("response_format", "json_schema", "json schema", "guided", "grammar"), schema=True
+    ),
+    OptionalField("top_p", ("top_p",)),
+    OptionalField("temperature", ("temperature",)),
 )
 """`max_tokens` became `max_completion_tokens`; models that reason refuse to be sampled otherwise than they are."""
 
@@ -40,7 +42,7 @@ CHAT_FIELDS = (
 class Dialect:
     """What has been learned about one server. `note` hears of each lesson, once."""
 
-    def __init__(self, fields: Sequence[Optional], note: Callable[[str], None], *, schemas: bool = True) -> None:
+    def __init__(self, fields: Sequence[OptionalField], note: Callable[[str], None], *, schemas: bool = True) -> None:
         self._fields = fields
         self._note = note
         self._learned = {field for field in fields if field.schema and not schemas}
@@ -73,11 +75,11 @@ class Dialect:
         self._learn(schema, f"a reply held to a schema was filled with white space; meteor {_without(schema)}")
         return True
 
-    def _learn(self, field: Optional, sentence: str) -> None:
+    def _learn(self, field: OptionalField, sentence: str) -> None:
         if field not in self._learned:  # calls in flight may all meet the same refusal
             self._learned.add(field)
             self._note(sentence)
 
 
-def _without(field: Optional) -> str:
+def _without(field: OptionalField) -> str:
     return "asks for JSON in words only from now on" if field.schema else f"leaves {field.name} out from now on"

@@ -18,7 +18,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meteor_agents import __version__
-from meteor_agents.backends.dialect import CHAT_FIELDS, Dialect, Optional
+from meteor_agents.backends.dialect import CHAT_FIELDS, Dialect, OptionalField
 from meteor_agents.errors import (
     CredentialsError,
     RefusedCallError,
@@ -57,7 +57,7 @@ class OpenAICompatibleModel:
     """
 
     path = "/chat/completions"
-    fields: tuple[Optional, ...] = CHAT_FIELDS
+    fields: tuple[OptionalField, ...] = CHAT_FIELDS
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from math import ceil, cos, pi
 from typing import Any, NamedTuple
 
 from meteor_agents.backends.chat_template import IGNORED, EncodedExample, end_of_turn_id, example_ids
-from meteor_agents.errors import TrainingError
+from meteor_agents.errors import NothingToTrainError, TrainingError
 from meteor_agents.training import PreferencePair, Row, TrainingSettings
 
 WINDOW_BATCHES = 8
@@ -43,12 +43,12 @@ class Encoding(NamedTuple):
 
 
 def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoding:
-    """Every row that fits into `max_length` tokens. Raises `TrainingError` if none does."""
+    """Every row that fits into `max_length` tokens. Raises `NothingToTrainError` if none does."""
     encoded = [encode_row(tokenizer, row) for row in rows]
     fitting = [row for row in encoded if row.length <= max_length]
     if not fitting:
         why = f"all {len(encoded)} are longer than max_length {max_length} tokens" if encoded else "the job has none"
-        raise TrainingError(f"no rows to train on: {why}")
+        raise NothingToTrainError(f"no rows to train on: {why}")
     end_of_turn = end_of_turn_id(tokenizer)
     for row in fitting:
         check_supervision(row, end_of_turn)

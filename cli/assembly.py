@@ -30,7 +30,7 @@ from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import Server
-from meteor_agents.settings import ModelSettings, Settings, decoding
+from meteor_agents.settings import ROLES, ModelSettings, Settings, decoding
 from meteor_agents.store import Records, Store
 from meteor_agents.tally import Tally
 from meteor_agents.templates import Templates
@@ -106,7 +106,7 @@ def check_budget(settings: Settings) -> None:
     """A budget in dollars can only be kept if every role that may cost money has a price. Raises `SettingsError`."""
     if settings.budget.usd is None:
         return
-    for role in ("student", "teacher", "judge"):
+    for role in ROLES:
         model: ModelSettings = getattr(settings, role)
         if costs_money(model) and model.price is None:
             raise SettingsError(

@@ -12,7 +12,7 @@ import yaml
 from meteor_agents import configs
 from meteor_agents.backends.registry import HIDDEN
 from meteor_agents.errors import SettingsError
-from meteor_agents.settings import Settings, load_settings, set_value
+from meteor_agents.settings import ROLES, Settings, load_settings, set_value
 
 PRESETS = Path(configs.__file__).resolve().parent
 
@@ -55,7 +55,7 @@ def read_config(config: str, overrides: Sequence[str] = ()) -> tuple[Settings, P
 def dump_config(settings: Settings) -> str:
     """The resolved settings as YAML, without secrets: keys by their environment variable, headers without their values."""
     content: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
-    for role in ("student", "teacher", "judge"):
+    for role in ROLES:
         if isinstance(headers := content[role].get("headers"), dict):
             content[role]["headers"] = dict.fromkeys(headers, HIDDEN)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

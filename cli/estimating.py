@@ -27,14 +27,13 @@ from meteor_agents.cli.assembly import (
 )
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.estimate import Estimate, Given, RoleEstimate, TokenCounter, estimate
-from meteor_agents.events import Event, Note, Observer
+from meteor_agents.events import Note, Observers
 from meteor_agents.forecast import FORECAST, Forecast, stored_forecast
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
-from meteor_agents.settings import Settings
+from meteor_agents.settings import ROLES, Settings
 from meteor_agents.store import Records, open_for_reading
 
-ROLES = ("student", "teacher", "judge")
 REUSABLE = "reusable"
 """The store's name for the replies that the newest command found to reuse, by role."""
 
@@ -57,7 +56,7 @@ def estimate_config(
         student = base_checkpoint(settings.student)
         given = Given(
             settings=settings,
-            questions=open_questions(settings, limit=limit, observer=_Silent(), records=records),
+            questions=open_questions(settings, limit=limit, observer=Observers(), records=records),
             templates=open_templates(settings.prompts.dir),
             records=records,
             base=student,
@@ -171,8 +170,3 @@ def _asked_for(command: str, limit: int | None, given: Given) -> str:
 def _counters(settings: Settings) -> dict[str, TokenCounter]:
     found = {role: local_counter(getattr(settings, role)) for role in ROLES}
     return {role: counter for role, counter in found.items() if counter is not None}
-
-
-class _Silent(Observer):
-    def on_event(self, event: Event) -> None:
-        return None

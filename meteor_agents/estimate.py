@@ -22,9 +22,9 @@ from .evaluation import EVALUATE, RESULT, compare, examine, is_scored
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
-from .pipeline import BASE, GATE, QuestionSets
+from .pipeline import BASE, GATE, LINEAGE, QuestionSets
 from .recipes import FINETUNE, Recipes
-from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Rehearsal, RehearsedSpeaker, RehearsedVerifier, Tally
+from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Expected, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from .settings import ModelSettings, Settings, TakeSettings, decoding
 from .store import Records
 from .templates import Templates
@@ -174,8 +174,7 @@ class _Estimating:
             await self.compare_ends(list(self.given.lineage.values())[-1])
 
     def _latest(self, before: str) -> Checkpoint:
-        labels = (BASE, FINETUNE, REFINE, SELF_TRAIN)
-        found = [self.given.lineage[label] for label in labels[: labels.index(before)] if label in self.given.lineage]
+        found = [self.given.lineage[label] for label in LINEAGE[: LINEAGE.index(before)] if label in self.given.lineage]
         return found[-1] if found else self.given.base
 
     # stages ----------------------------------------------------------------------------------------------------------
@@ -353,9 +352,9 @@ class _Estimating:
         return self.given.records.scores(checkpoint.version, heldout, self.recipes.evaluate()) if checkpoint else {}
 
     def estimate(self) -> Estimate:
-        tallies = self.rehearsal.tallies
+        expected = self.rehearsal.expected
         return Estimate(
-            roles={name: _rounded(tallies[name], self.given.prices[name]) for name in self.roles},
+            roles={name: _rounded(expected[name], self.given.prices[name]) for name in self.roles},
             assumptions=tuple(self._assumptions()),
         )
 
@@ -425,9 +424,9 @@ def _wrong_share(records: Records) -> float | None:
     return wrong / (right + wrong) if right + wrong >= ENOUGH else None
 
 
-def _rounded(tally: Tally, price: Price | None) -> RoleEstimate:
+def _rounded(expected: Expected, price: Price | None) -> RoleEstimate:
     calls, reused, given, said = (
-        round(value) for value in (tally.calls, tally.reused, tally.input_tokens, tally.output_tokens)
+        round(value) for value in (expected.calls, expected.reused, expected.input_tokens, expected.output_tokens)
     )
     return RoleEstimate(
         calls=calls,

@@ -119,28 +119,15 @@ class Throttled:
         return self.server.why()
 
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
-        self.waiting += 1
-        waiting = True
+        booking, generation = await self._admitted(messages, sampling)
         try:
-            await self._slots.enter()
-        except BaseException:
-            self.waiting -= 1
+            completion = await self._in_time(messages, sampling)
+            self.server.succeeded(completion.pause_s)
+        except ModelError as error:
+            self.server.failed(generation, error)
             raise
-        try:
-            booking = await self._booked(messages, sampling)
-            generation = await self.server.enter()
-            self.waiting -= 1
-            waiting = False
-            try:
-                completion = await self._in_time(messages, sampling)
-                self.server.succeeded(completion.pause_s)
-            except ModelError as error:
-                self.server.failed(generation, error)
-                raise
-            finally:
-                self.server.leave()
         finally:
-            self.waiting -= waiting
+            self.server.leave()
             self._slots.leave()
         if booking is not None and self._tokens is not None:
             self._tokens.settle(booking, _used_tokens(completion))
@@ -152,6 +139,19 @@ class Throttled:
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+    async def _admitted(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> tuple[Booking | None, int]:
+        """Wait for a place of the role, for its allowance, then for a place of the server: its generation."""
+        self.waiting += 1
+        try:
+            await self._slots.enter()
+            try:
+                return await self._booked(messages, sampling), await self.server.enter()
+            except BaseException:
+                self._slots.leave()
+                raise
+        finally:
+            self.waiting -= 1
 
     async def _booked(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Booking | None:
         if self._requests is not None:

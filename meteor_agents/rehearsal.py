@@ -28,7 +28,7 @@ VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
 
 
 @dataclass(slots=True)
-class Tally:
+class Expected:
     """Calls of one role, as expected values."""
 
     calls: float = 0.0
@@ -44,7 +44,7 @@ class Rehearsal:
     records: Records
     wrong_share: float
     """Share of the attempts that a judge finds incorrect."""
-    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    expected: dict[str, Expected] = field(default_factory=lambda: defaultdict(Expected))
     weights: tuple[str, ...] = ()
     """Versions of the student whose stored replies count now; none while its weights are not known."""
     asked_for: str = VERDICTS
@@ -91,14 +91,14 @@ class RehearsedSpeaker:
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
         rehearsal = self._rehearsal
-        tally = rehearsal.tallies[self._role]
+        expected = rehearsal.expected[self._role]
         if (stored := self._stored(messages, sampling, occasion)) is not None:
-            tally.reused += rehearsal.weight
+            expected.reused += rehearsal.weight
             return stored
         said = self._reply_tokens(occasion.stage, sampling.max_tokens)
-        tally.calls += rehearsal.weight
-        tally.input_tokens += rehearsal.weight * sum(self._tokens(message.content) for message in messages)
-        tally.output_tokens += rehearsal.weight * said
+        expected.calls += rehearsal.weight
+        expected.input_tokens += rehearsal.weight * sum(self._tokens(message.content) for message in messages)
+        expected.output_tokens += rehearsal.weight * said
         if self._role == "judge" and occasion.stage == REFINE:
             rehearsal.verdict_was_imagined()
         return Completion(self._text(said), FinishReason.STOP, Usage(), self._identity, IMAGINED)

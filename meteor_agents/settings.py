@@ -19,6 +19,7 @@ from .messages import Question
 from .models import SamplingParams
 from .training import PairwiseLoss, TrainingSettings
 
+ROLES = ("student", "teacher", "judge")
 NOT_DECIDING = frozenset(
     {
         "base_url",
@@ -329,7 +330,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
                 }
             ),
             "prompts": PromptsSettings(dir=base / settings.prompts.dir) if settings.prompts.dir else settings.prompts,
-            **{role: _with_absolute_model(getattr(settings, role), base) for role in ("student", "teacher", "judge")},
+            **{role: _with_absolute_model(getattr(settings, role), base) for role in ROLES},
             **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in STAGES_THAT_TRAIN},
             "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
         }
