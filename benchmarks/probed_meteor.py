@@ -21,15 +21,16 @@ TICK_S = 0.005
 
 
 def main(out: Path) -> None:
+    from meteor_agents import event_loop
     from meteor_agents.cli import main as meteor
 
     report: dict[str, float] = {}
-    asyncio_run = asyncio.run
+    run = event_loop.run
 
-    def probed(work: Coroutine[Any, Any, Any], **options: Any) -> Any:
-        return asyncio_run(_beside(work, report), **options)
+    def probed(work: Coroutine[Any, Any, Any]) -> Any:
+        return run(_beside(work, report))
 
-    asyncio.run = probed
+    event_loop.run = probed
     try:
         meteor()
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from meteor_agents import event_loop
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
 from meteor_agents.cli.estimating import announce
@@ -64,7 +65,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     with directory:
         store = Store(directory.database)
         try:
-            asyncio.run(_run(stage, request, settings, base, directory, store))
+            event_loop.run(_run(stage, request, settings, base, directory, store))
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None

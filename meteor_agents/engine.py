@@ -20,7 +20,7 @@ Conversation = Callable[[Question], Awaitable[Trace]]
 Sink = Callable[[Trace], Awaitable[None]]
 Late = Callable[[Question, ModelError], None]
 
-BEGUN_AT_ONCE = 16
+BEGUN_AT_ONCE = 8
 """How many conversations begin in one turn of the event loop: hundreds in lockstep would hold it again and again."""
 TIMES_LATE = 2
 """How often a question whose model did not reply in time is put back in line before its trace is a failed one."""

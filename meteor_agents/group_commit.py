@@ -19,8 +19,10 @@ GATHER_S = 0.002
 """How long, while many come, a row waits to be committed with others: what a kill costs besides the calls in flight."""
 CROWD = 4
 """More rows than this at once are many."""
-WOKEN_AT_ONCE = 32
+WOKEN_AT_ONCE = 8
 """How many of those who wait for a commit go on in one turn of the event loop."""
+KEPT_BACK = 32
+"""How many rows that no one waits for are kept back until someone does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class GroupCommit:
     def write_soon(self, sql: str, *values: Any) -> None:
         """Returns at once; goes with the next `write`, or with `close`. If it cannot be written, the next one says so."""
         self._gathered.append(Write(sql, values))
-        if len(self._gathered) > WOKEN_AT_ONCE:
+        if len(self._gathered) > KEPT_BACK:
             self._hand_over()
 
     def close(self) -> None:
