@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from meteor_agents import prompts as builtin_prompts
@@ -66,13 +67,13 @@ def open_questions(
         seed=given.seed,
         before=SetApart.model_validate(before) if before else None,
     )
-    heldout: dict[str, list[Question]] = {"held out": split.holdout} if split.holdout else {}
+    heldout: dict[str, Sequence[Question]] = {"held out": split.holdout} if split.holdout else {}
     for name, path in given.heldout.items():
         if name in heldout:
             raise SettingsError(f"questions.heldout: the name {name!r} is taken by the questions held out by number")
         heldout[name] = read_questions(path, given.fields)
     for name, held in heldout.items():
-        leaked = overlap([*split.train, *split.gate], held)
+        leaked = overlap(chain(split.train, split.gate), held)
         if leaked:
             raise QuestionsError(
                 f"held-out set {name!r}: {len(leaked)} of its questions occur in {given.path} as well, "
@@ -84,7 +85,7 @@ def open_questions(
     return QuestionSets(
         train=split.train,
         gate=split.gate[:limit],
-        heldout={name: held[:cap] for name, held in heldout.items()},
+        heldout={name: list(held[:cap]) for name, held in heldout.items()},
         set_apart=split.set_apart(holdout=given.holdout, gate=given.gate, seed=given.seed),
     )
 

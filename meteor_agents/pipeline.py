@@ -45,6 +45,7 @@ from .events import (
 from .gate import Gate, judge_candidate
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
+from .question_pool import QuestionPool
 from .questions import SetApart
 from .recipes import FINETUNE, Recipes
 from .settings import Settings, TakeSettings, decoding
@@ -63,7 +64,7 @@ LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
 class QuestionSets:
     """The questions of a run, already split; no held-out question is in `train`."""
 
-    train: Sequence[Question]
+    train: QuestionPool
     gate: Sequence[Question]
     heldout: dict[str, Sequence[Question]]
     set_apart: SetApart | None = None
@@ -164,7 +165,7 @@ class Pipeline:
     def distilled(self) -> list[Trace]:
         """Stage 1's accepted traces, in the order of the questions."""
         stage = self.settings.distill
-        ids = [question.id for question in self.taken(stage)]
+        ids = self.taken(stage).ids
         return [
             trace
             for trace in self.store.traces(DISTILL, self.recipes.distill(self.base), ids)
@@ -231,7 +232,7 @@ class Pipeline:
         )
         if self.trainer is None:
             return student
-        ids = [question.id for question in self.taken(stage)]
+        ids = self.taken(stage).ids
         traces = self.store.traces(name, recipe, ids)
         pairs = tuple(_pair(self.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
         if not pairs:
@@ -435,7 +436,7 @@ class Pipeline:
         self,
         stage: str,
         recipe: str,
-        questions: Sequence[Question],
+        questions: QuestionPool,
         conversation: Callable[[Question], Awaitable[Trace]],
         *,
         begin: Callable[[], Awaitable[None]] | None = None,
@@ -469,7 +470,7 @@ class Pipeline:
             )
             if finish is not None:
                 await finish()
-            wanted = {question.id for question in questions}
+            wanted = set(questions.ids)
             counts = Counter(outcome for id_, outcome in self.store.outcomes(stage, recipe) if id_ in wanted)
             if counts and counts.total() == counts[Outcome.FAILED]:
                 first = self.store.first_error(stage, recipe)
@@ -518,7 +519,7 @@ class Pipeline:
         end = LINEAGE.index(before) if before else len(LINEAGE)
         return next((self.lineage[label] for label in reversed(LINEAGE[:end]) if label in self.lineage), self.base)
 
-    def taken(self, stage: TakeSettings) -> Sequence[Question]:
+    def taken(self, stage: TakeSettings) -> QuestionPool:
         """The training questions of a stage."""
         end = None if stage.questions is None else stage.skip + stage.questions
         return self.questions.train[stage.skip : end]

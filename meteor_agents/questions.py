@@ -14,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import MissingExtraError, QuestionsError
 from .messages import Question
+from .question_pool import QuestionPool
 
 _FIELDS = tuple(Question.model_fields)
+BATCH = 1000
+"""Rows of a Parquet file in memory at once."""
 
 
 class Row(NamedTuple):
@@ -25,7 +28,7 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
 
 
-def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> list[Question]:
+def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> QuestionPool:
     """All questions of a file, in its order.
 
     `fields` maps our names to the file's, for example `{"question": "question_content", "title": "question_title"}`.
@@ -34,18 +37,22 @@ def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> list[
     """
     if not path.is_file():
         raise QuestionsError(f"{path}: there is no such questions file (questions.path)")
-    questions: list[Question] = []
-    seen: dict[str, str] = {}
-    for row in _rows(path):
-        question = _question(path, row, fields or {})
-        if question.id in seen:
-            what = "the same id" if "id" in row.values else "the same question"
-            raise QuestionsError(f"{path}, {row.place}: {what} as {seen[question.id]} ({question.id!r})")
-        seen[question.id] = row.place
-        questions.append(question)
+    questions = QuestionPool.of(_distinct(path, fields or {}))
     if not questions:
         raise QuestionsError(f"{path}: holds no question")
     return questions
+
+
+def _distinct(path: Path, fields: Mapping[str, str]) -> Iterator[Question]:
+    seen: set[str] = set()
+    for row in _rows(path):
+        question = _question(path, row, fields)
+        if question.id in seen:
+            what = "the same id" if "id" in row.values else "the same question"
+            first = next(row.place for row in _rows(path) if _question(path, row, fields).id == question.id)
+            raise QuestionsError(f"{path}, {row.place}: {what} as {first} ({question.id!r})")
+        seen.add(question.id)
+        yield question
 
 
 class SetApart(BaseModel):
@@ -62,7 +69,7 @@ class SetApart(BaseModel):
 class Split(NamedTuple):
     """Disjoint parts of one file."""
 
-    train: list[Question]
+    train: QuestionPool
     gate: list[Question]
     """A few questions that decide whether an update is kept; never trained on, never reported."""
     holdout: list[Question]
@@ -77,7 +84,7 @@ class Split(NamedTuple):
 
 
 def split_questions(
-    questions: Sequence[Question], *, holdout: int, gate: int, seed: int, before: SetApart | None = None
+    questions: QuestionPool, *, holdout: int, gate: int, seed: int, before: SetApart | None = None
 ) -> Split:
     """A seeded split by id: the same rows are held out whatever the file's order. Training rows keep the file's order.
 
@@ -92,19 +99,20 @@ def split_questions(
     if before is not None and before.settings == (holdout, gate, seed):
         held, gated = set(before.holdout), set(before.gate)
     else:
-        ids = sorted(question.id for question in questions)
+        ids = sorted(questions.ids)
         random.Random(seed).shuffle(ids)
         held, gated = set(ids[:holdout]), set(ids[holdout : holdout + gate])
     return Split(
-        train=[q for q in questions if q.id not in held and q.id not in gated],
-        gate=[q for q in questions if q.id in gated],
-        holdout=[q for q in questions if q.id in held],
+        train=questions.where(lambda id_: id_ not in held and id_ not in gated),
+        gate=list(questions.where(gated.__contains__)),
+        holdout=list(questions.where(held.__contains__)),
     )
 
 
-def overlap(train: Iterable[Question], heldout: Iterable[Question]) -> list[Question]:
+def overlap(train: Iterable[Question], heldout: Sequence[Question]) -> list[Question]:
     """Held-out questions whose text, title included, occurs in training (case and white space aside)."""
-    known = {_normal(question) for question in train}
+    held = {_normal(question) for question in heldout}
+    known = {text for question in train if (text := _normal(question)) in held}
     return [question for question in heldout if _normal(question) in known]
 
 
@@ -201,11 +209,12 @@ def _parquet(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise MissingExtraError(f"{path}: reading Parquet", "parquet") from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (values for batch in file.iter_batches(BATCH) for values in batch.to_pylist())
+            for number, values in enumerate(rows, 1):
+                yield Row(f"row {number}", values)
     except pyarrow.ArrowException as error:
         raise QuestionsError(f"{path}: not a readable Parquet file: {error}") from error
-    for number, values in enumerate(table.to_pylist(), 1):
-        yield Row(f"row {number}", values)
 
 
 def _object(path: Path, place: str, values: object) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .errors import StoreError
 from .group_commit import GroupCommit
 from .messages import Question
 from .models import Completion, FinishReason, Usage
+from .question_pool import QuestionPool
 from .store_schema import SCHEMA, check_version, create_or_migrate, version_of
 from .traces import Outcome, Trace
 
@@ -158,18 +159,14 @@ class Records:
         )
         return ((question_id, Outcome(outcome)) for question_id, outcome in rows)
 
-    def owed(self, stage: str, recipe: str, questions: Sequence[Question]) -> Sequence[Question]:
+    def owed(self, stage: str, recipe: str, questions: QuestionPool) -> QuestionPool:
         """Questions that have no settled trace as they read now. A failed one is settled once its stage is done."""
-        now = {question.id: question for question in questions}
         finished = self.finished_stage(stage, recipe) is not None
         rows = self.each(
-            "SELECT question_id, outcome, question FROM traces WHERE stage = ? AND recipe = ?", stage, recipe
-        )
-        for id_, outcome, asked in rows:
-            settled = finished or outcome != Outcome.FAILED
-            if settled and id_ in now and asked == now[id_].model_dump_json():
-                del now[id_]
-        return list(now.values())
+            "SELECT question_id, question FROM traces WHERE stage = ? AND recipe = ? AND (? OR outcome <> ?)",
+            stage, recipe, finished, Outcome.FAILED.value,
+        )  # fmt: skip
+        return questions.without((id_, asked) for id_, asked in rows)
 
     def first_error(self, stage: str, recipe: str) -> str | None:
         """Why the first of a stage's failed traces failed."""

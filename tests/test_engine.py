@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -20,6 +21,7 @@ from meteor_agents.limits import Limits, Throttled
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.traces import Outcome, Trace
+from tests.simulated_time import run_simulated
 
 QUESTIONS = [Question(id=str(i), question=f"question {i}") for i in range(40)]
 
@@ -163,52 +165,49 @@ def test_cancelling_leaves_no_task() -> None:
 
 
 def test_a_slow_judge_gets_a_short_line_and_no_pile_of_half_done_conversations() -> None:
-    hello, sampling = [ChatMessage(role="user", content="hello")], SamplingParams()
-    half_done = most = 0
-
-    async def run() -> None:
-        student = Throttled(ScriptedModel(["x"], delay_s=0.001, cycle=True), Limits(concurrency=64))
-        judge = Throttled(ScriptedModel(["x"], delay_s=0.01, cycle=True), Limits(concurrency=4))
-
-        async def conversation(question: Question) -> Trace:
-            nonlocal half_done, most
-            await student.complete(hello, sampling)
-            half_done += 1
-            most = max(most, half_done)
-            await judge.complete(hello, sampling)
-            half_done -= 1
-            return ended(question)
-
-        window = Window(64, [student, judge])
-        questions = [Question(id=str(i), question="?") for i in range(300)]
-        await converse(questions, conversation, Sink(), stage="s", window=window, drain=Drain())
-        assert window.most == 68
-        assert window.taken == 0
-
-    asyncio.run(run())
-    assert 4 < most <= 24
+    student = Throttled(ScriptedModel(["x"], delay_s=0.001, cycle=True), Limits(concurrency=64))
+    judge = Throttled(ScriptedModel(["x"], delay_s=0.01, cycle=True), Limits(concurrency=4))
+    window = Window(64, [student, judge])
+    held = run_simulated(chained(student, judge, window, questions=300))
+    assert window.most == 68
+    assert window.taken == 0
+    assert held.seconds == pytest.approx(300 * 0.01 / 4, rel=0.05), "the judge is never idle"
+    assert 4 < held.most_before_judge <= 3 * 4, "those it takes at once, as many in line, as many that come meanwhile"
 
 
 def test_the_window_grows_to_what_the_roles_take() -> None:
+    student = Throttled(ScriptedModel(["x"], delay_s=0.002, cycle=True), Limits(concurrency=4))
+    judge = Throttled(ScriptedModel(["x"], delay_s=0.05, cycle=True), Limits(concurrency=50))
+    held = run_simulated(chained(student, judge, Window(4, [student, judge]), questions=400))
+    assert held.most_before_judge >= 50, "a student with 4 places can keep a slow judge with 50 busy"
+    assert held.seconds < 1, "four conversations at once would take 5.2"
+
+
+@dataclass
+class Held:
+    seconds: float = 0.0
+    most_before_judge: int = 0
+    """Conversations that had the student's reply and not the judge's."""
+
+
+async def chained(student: Throttled, judge: Throttled, window: Window, *, questions: int) -> Held:
+    """Conversations of one call to each."""
     hello, sampling = [ChatMessage(role="user", content="hello")], SamplingParams()
-    most = 0
+    held, before_judge = Held(), 0
 
-    async def run() -> None:
-        student = Throttled(ScriptedModel(["x"], delay_s=0.002, cycle=True), Limits(concurrency=4))
-        judge = Throttled(ScriptedModel(["x"], delay_s=0.05, cycle=True), Limits(concurrency=50))
+    async def conversation(question: Question) -> Trace:
+        nonlocal before_judge
+        await student.complete(hello, sampling)
+        before_judge += 1
+        held.most_before_judge = max(held.most_before_judge, before_judge)
+        await judge.complete(hello, sampling)
+        before_judge -= 1
+        return ended(question)
 
-        async def conversation(question: Question) -> Trace:
-            nonlocal most
-            await student.complete(hello, sampling)
-            most = max(most, judge.server.in_flight + 1)
-            await judge.complete(hello, sampling)
-            return ended(question)
-
-        questions = [Question(id=str(i), question="?") for i in range(400)]
-        await converse(questions, conversation, Sink(), stage="s", window=Window(4, [student, judge]), drain=Drain())
-
-    asyncio.run(run())
-    assert most > 8, "a student with 4 places can keep a slow judge with 50 busy"
+    owed = [Question(id=str(i), question="?") for i in range(questions)]
+    await converse(owed, conversation, Sink(), stage="s", window=window, drain=Drain())
+    held.seconds = asyncio.get_running_loop().time()
+    return held
 
 
 def test_a_question_whose_model_was_late_is_asked_again_after_the_others() -> None:

@@ -27,6 +27,7 @@ from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline import Cast, Pipeline, QuestionSets
+from meteor_agents.question_pool import QuestionPool
 from meteor_agents.settings import Settings, load_settings
 from meteor_agents.status import read_status
 from meteor_agents.store import Store, open_for_reading
@@ -162,7 +163,9 @@ class Run:
         )
         pipeline = Pipeline(
             settings=given,
-            questions=QuestionSets(questions(0, 40), questions(100, 112), {"held out": questions(200, 230)}),
+            questions=QuestionSets(
+                QuestionPool.of(questions(0, 40)), questions(100, 112), {"held out": questions(200, 230)}
+            ),
             cast=cast,
             templates=templates,
             store=store,

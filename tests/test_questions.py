@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from meteor_agents.errors import QuestionsError
 from meteor_agents.messages import Question
+from meteor_agents.question_pool import QuestionPool
 from meteor_agents.questions import overlap, read_questions, split_questions
 
 
@@ -33,7 +34,7 @@ def test_json_jsonl_csv_and_parquet_give_the_same_questions(tmp_path: Path) -> N
         written(tmp_path / "q.csv", "id,question,reference,tag\na,What?,1,\nb,Why?,,x\n"),
         tmp_path / "q.parquet",
     ]
-    read = [read_questions(path) for path in files]
+    read = [list(read_questions(path)) for path in files]
     assert read[0] == read[1] == read[2] == read[3]
     assert read[0][1] == Question(id="b", question="Why?", metadata={"tag": "x"})
 
@@ -88,7 +89,7 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None
 
 
 def test_the_split_is_disjoint_seeded_and_independent_of_order() -> None:
-    questions = [Question(id=f"q{i}", question=str(i)) for i in range(50)]
+    questions = QuestionPool.of(Question(id=f"q{i}", question=str(i)) for i in range(50))
     split = split_questions(questions, holdout=10, gate=5, seed=1)
     parts = [{q.id for q in part} for part in split]
     assert [len(part) for part in parts] == [35, 5, 10]
@@ -108,19 +109,20 @@ def test_the_split_is_disjoint_seeded_and_independent_of_order() -> None:
 def test_rows_that_are_added_later_never_move_the_line(
     rows: int, added: int, holdout: int, gate: int, seed: int
 ) -> None:
-    questions = [Question(id=f"q{i}", question=str(i)) for i in range(rows + added)]
+    questions = QuestionPool.of(Question(id=f"q{i}", question=str(i)) for i in range(rows + added))
     first = split_questions(questions[:rows], holdout=holdout, gate=gate, seed=seed)
     before = first.set_apart(holdout=holdout, gate=gate, seed=seed)
     later = split_questions(questions, holdout=holdout, gate=gate, seed=seed, before=before)
     assert (later.holdout, later.gate) == (first.holdout, first.gate)
-    assert later.train == [*first.train, *questions[rows:]]
+    assert list(later.train) == [*first.train, *questions[rows:]]
     otherwise = split_questions(questions, holdout=holdout + 1, gate=gate, seed=seed)
-    assert split_questions(questions, holdout=holdout + 1, gate=gate, seed=seed, before=before) == otherwise
+    anew = split_questions(questions, holdout=holdout + 1, gate=gate, seed=seed, before=before)
+    assert [list(part) for part in anew] == [list(part) for part in otherwise]
 
 
 def test_a_split_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(QuestionsError, match="leave nothing to train on"):
-        split_questions([Question(id="a", question="a")], holdout=1, gate=0, seed=0)
+        split_questions(QuestionPool.of([Question(id="a", question="a")]), holdout=1, gate=0, seed=0)
 
 
 def test_overlap_sees_through_case_and_white_space() -> None:
