@@ -6,11 +6,19 @@ A `ModelError` that a conversation meets is caught in `engine.converse`, which m
 from __future__ import annotations
 
 from .agents import Judge, Student, Teacher
-from .messages import AnyMessage, Guide, Question, Status
+from .messages import AnyMessage, Guide, Question, Status, Verdict
 from .models import SamplingParams
 from .traces import Outcome, Trace, Turn
 
 DISTILL, REFINE, SELF_TRAIN = "distill", "refine", "self-train"
+
+CUT = Verdict(
+    status=Status.INCORRECT,
+    explanation="The reply was cut off at its token limit before it ended.",
+    guide="Reason more briefly, so that the reply ends with the answer.",
+    model="max_tokens",
+)
+"""On an attempt that did not end by itself. No judge is asked: accepted, it would teach the student not to stop."""
 
 
 async def distill(question: Question, student: Student, teacher: Teacher, *, guideline: bool) -> Trace:
@@ -36,7 +44,7 @@ async def refine(
 
     repeat at most N times:
         y = student.attempt(q, history)
-        v = judge.evaluate(q, y)
+        v = judge.evaluate(q, y)          a reply cut at max_tokens is incorrect, whatever it says
         correct: accepted
         history += (y, v, guide)          the guide is the judge's, or the teacher's
     exhausted
@@ -50,7 +58,7 @@ async def refine(
     for tries in range(1, iterations + 1):
         attempt = await student.attempt(question, history, stage=REFINE)
         said.append(attempt)
-        verdict = await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
+        verdict = CUT if attempt.truncated else await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
         said.append(verdict)
         if verdict.status is Status.ERROR:
             return ended(Outcome.FAILED, f"no verdict from {verdict.model}: {verdict.explanation}")

@@ -79,7 +79,7 @@ class Verdict(Message):
     guide: str = ""
     """What to do about it, without giving the answer away. Empty when the judge gave none."""
     model: str
-    """The judge: a model's name or `verifier:<name>`."""
+    """The judge: a model's name, `verifier:<name>`, or `max_tokens` for a reply that was cut there."""
 
 
 class Guide(Message):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -470,8 +469,7 @@ class Pipeline:
             )
             if finish is not None:
                 await finish()
-            wanted = set(questions.ids)
-            counts = Counter(outcome for id_, outcome in self.store.outcomes(stage, recipe) if id_ in wanted)
+            counts = self.store.outcome_counts(stage, recipe, questions)
             if counts and counts.total() == counts[Outcome.FAILED]:
                 first = self.store.first_error(stage, recipe)
                 raise MeteorError(f"{stage}: all {counts.total()} questions failed; the first: {first}")

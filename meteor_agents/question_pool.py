@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import overload
 
 from .errors import QuestionsError
@@ -54,8 +55,11 @@ class QuestionPool(Sequence[Question]):
 
     def without(self, settled: Iterable[tuple[str, str]]) -> QuestionPool:
         """The pool less those that are settled: (id, the question as JSON). One that reads otherwise now stays."""
+        settled = iter(settled)
+        if (first := next(settled, None)) is None:
+            return self
         left = {self._texts.ids[row]: row for row in self._rows}
-        for id_, text in settled:
+        for id_, text in chain([first], settled):
             if id_ in left and self._texts.read(left[id_]) == text.encode():
                 del left[id_]
         return QuestionPool(self._texts, array("Q", left.values()))

@@ -14,7 +14,7 @@ _ANSWER_LINE = re.compile(r"^[ \t>*#_]*(?:final[ \t]+)?answer[ \t*_]*:(?:\*\*|__
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", re.DOTALL)
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 
-READING = 1
+READING = 2
 """Raise it when replies are read otherwise: traces are then made again, from the stored replies, without a new call."""
 
 CRITERIA = ("accuracy", "completeness", "relevance", "coherence", "reliability")

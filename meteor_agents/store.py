@@ -10,6 +10,7 @@ import json
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,16 @@ class Records:
             stage, recipe, finished, Outcome.FAILED.value,
         )  # fmt: skip
         return questions.without((id_, asked) for id_, asked in rows)
+
+    def outcome_counts(self, stage: str, recipe: str, questions: QuestionPool) -> Counter[Outcome]:
+        """How the conversations about these questions ended. Each of them has a trace."""
+        counts: Counter[Outcome] = Counter()
+        for outcome, _, traces in self.trace_totals(stage, recipe):
+            counts[Outcome(outcome)] += traces
+        if counts.total() == len(questions):
+            return counts
+        wanted = set(questions.ids)  # the run has held more: it was started with another number of questions
+        return Counter(outcome for id_, outcome in self.outcomes(stage, recipe) if id_ in wanted)
 
     def first_error(self, stage: str, recipe: str) -> str | None:
         """Why the first of a stage's failed traces failed."""

@@ -82,6 +82,8 @@ class FaultyServer:
                 await _send(writer, _completion(""))
             case "length":
                 await _send(writer, _completion("so it is", finish_reason="length"))
+            case "cut":
+                await _send(writer, _completion("so it is right\nAnswer: right, and", finish_reason="length"))
             case "overflow":
                 await _send(
                     writer, b'{"error": {"message": "context of 8192 tokens exceeded"}}', status="400 Bad Request"

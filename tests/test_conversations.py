@@ -101,6 +101,15 @@ def test_after_n_wrong_tries_the_trace_is_exhausted_and_has_no_accepted_attempt(
     assert [message.kind for message in trace.messages].count("guide") == 2
 
 
+def test_an_attempt_cut_at_max_tokens_is_incorrect_and_tried_again_whatever_a_judge_would_say() -> None:
+    student, judge = Speaking([RIGHT] * 3, FinishReason.LENGTH), Speaking([])
+    trace = refined(student, ModelJudge(voice(judge)))
+    assert (trace.outcome, trace.tries, trace.accepted_attempt) == (Outcome.EXHAUSTED, 3, None)
+    assert [turn.verdict.status for turn in trace.turns] == [Status.INCORRECT] * 3
+    assert "cut off at its token limit" in student.asked[1][0][-1].content
+    assert judge.asked == []
+
+
 def test_a_verdict_that_cannot_be_read_is_asked_for_once_more() -> None:
     judge = Speaking(["Not Correct", '{"status": "correct"}'])
     assert refined(Speaking([RIGHT]), ModelJudge(voice(judge))).outcome is Outcome.ACCEPTED

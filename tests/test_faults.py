@@ -31,6 +31,7 @@ ACCEPTED = [
     "[judge: html]",
     "[student: empty]",
     "[student: length]",
+    "[student: cut]",
 ]
 """Each ends well, after some tries."""
 FAILED = {
@@ -44,6 +45,10 @@ FAILED = {
     "[student: inject always] [judge: echo always]": "holds no a JSON object",
 }
 """Each ends as a failed trace that says this."""
+
+
+EXHAUSTED = ["[student: cut always]"]
+"""The judge would accept each try."""
 
 
 class Project:
@@ -97,22 +102,27 @@ def test_every_question_is_accounted_for_whatever_the_servers_do(tmp_path: Path)
     with ExitStack() as servers:
         student = servers.enter_context(faulty_server(FaultyServer()))
         judge = servers.enter_context(faulty_server(FaultyServer(), port=port, after_s=2.5))  # refuses until then
-        project = Project(tmp_path, [*ACCEPTED, *FAILED], student.url, f"http://127.0.0.1:{port}/v1")
+        project = Project(tmp_path, [*ACCEPTED, *FAILED, *EXHAUSTED], student.url, f"http://127.0.0.1:{port}/v1")
         project()
         traces = project.traces()
-    assert traces.keys() == {*ACCEPTED, *FAILED}
+    assert traces.keys() == {*ACCEPTED, *FAILED, *EXHAUSTED}
     for text in ACCEPTED:
         assert traces[text].outcome is Outcome.ACCEPTED, (text, traces[text].error)
+        assert not traces[text].accepted_attempt.truncated  # type: ignore[union-attr]  # it is accepted
     for text, reason in FAILED.items():
         assert traces[text].outcome is Outcome.FAILED, text
         assert reason in (traces[text].error or ""), text
         assert not any(getattr(message, "status", None) is Status.CORRECT for message in traces[text].messages)
+    for text in EXHAUSTED:
+        assert traces[text].outcome is Outcome.EXHAUSTED, text
+        assert {turn.verdict.model for turn in traces[text].turns} == {"max_tokens"}
     assert judge.asked["judge", "0"] >= 1
     last = project.log("Progressed")[-1]
-    assert (last["done"], last["outcomes"]) == (22, {"accepted": len(ACCEPTED), "failed": len(FAILED)})
+    counts = {"accepted": len(ACCEPTED), "failed": len(FAILED), "exhausted": len(EXHAUSTED)}
+    assert (last["done"], last["outcomes"]) == (sum(counts.values()), counts)
     roles = {role["role"]: role for role in last["roles"]}
     assert all(role["in_flight"] == 0 and role["retried"] > 3 for role in roles.values())
-    assert {event["question_id"] for event in project.log("QuestionLate")} == {"q008", "q009", "q016"}
+    assert {event["question_id"] for event in project.log("QuestionLate")} == {"q008", "q009", "q017"}
     assert project.log("CallRetried")
 
 
