@@ -5,13 +5,14 @@ VENV ?= .venv
 # Pins for pip, see the file. On a GPU machine:  make CONSTRAINTS= quickstart
 CONSTRAINTS = constraints.txt
 SGLANG ?= .venv-sglang
+LLAMA ?= .venv-llama
 # Passed to `meteor run quickstart`, for example  make quickstart ARGS="--limit 8"
 ARGS =
 
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test test-sglang lint bench-engine clean
+.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -34,6 +35,11 @@ test-sglang: $(VENV)/.dev-stamp ## Build SGLang for the CPU and run the tests ag
 	@tests/sglang_cpu/setup.sh $(SGLANG) $(PYTHON)
 	METEOR_TEST_SGLANG=$(abspath $(SGLANG))/bin/python $(BIN)/python -m pytest -m sglang
 
+test-llama: $(VENV)/.dev-stamp ## Compile llama.cpp's server (some 10 minutes) and run the tests against it
+	@echo "==> an environment of its own for llama.cpp: $(LLAMA)"
+	@tests/llama_cpp/setup.sh $(LLAMA) $(PYTHON)
+	METEOR_TEST_LLAMA=$(abspath $(LLAMA))/bin/python $(BIN)/python -m pytest -m llama
+
 lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,6 +47,10 @@ lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 
 bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP clients; some of it with W="w1 w2 w3"
 	$(BIN)/python benchmarks/bench_engine.py $(W)
+
+bench-generate: $(VENV)/.dev-stamp ## The transformers backend beside `generate`, on replies of mixed lengths; some sides with S="fixed-4 ours-16"
+	$(BIN)/meteor models fetch smollm2-135m
+	$(BIN)/python benchmarks/bench_generate.py $(S)
 
 clean: ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

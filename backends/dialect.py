@@ -26,10 +26,19 @@ class OptionalField:
     """Its name where the refusal asks for that; None: it is left out."""
     schema: bool = False
     """It carries the JSON schema of the reply."""
+    recast: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    """Its value in an older form, where the refusal names that."""
+
+
+def _json_object(wanted: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp's Python server has the schema beside the type; servers that know no schema there still give JSON."""
+    schema = wanted.get("json_schema")
+    return {"type": "json_object", "schema": schema["schema"]} if schema else wanted
 
 
 CHAT_FIELDS = (
     OptionalField("max_tokens", ("max_completion_tokens",), instead="max_completion_tokens"),
+    OptionalField("response_format", ("json_object",), schema=True, recast=_json_object),
     OptionalField(
         "response_format", ("response_format", "json_schema", "json schema", "guided", "grammar"), schema=True
     ),
@@ -52,8 +61,8 @@ class Dialect:
         for field in self._learned:
             if field.name in body:
                 value = body.pop(field.name)
-                if field.instead:
-                    body[field.instead] = value
+                if field.instead or field.recast:
+                    body[field.instead or field.name] = field.recast(value) if field.recast else value
         return body
 
     def learns(self, words: str, body: dict[str, Any]) -> bool:
@@ -61,15 +70,17 @@ class Dialect:
         said = words.lower()
         for field in self._fields:
             meant = field.name in body and any(sign in said for sign in field.signs)
+            if field.recast and meant:
+                meant = field.recast(body[field.name]) != body[field.name]
             if meant and (field.instead or field.schema or _UNSUPPORTED.search(said)):
-                does = f"now sends {field.instead} instead" if field.instead else _without(field)
-                self._learn(field, f"the server refuses {field.name}; meteor {does} ({words[:120]})")
+                self._learn(field, f"the server refuses {field.name}; meteor {_otherwise(field)} ({words[:120]})")
                 return True
         return False
 
     def forgets_schema(self, text: str, body: dict[str, Any]) -> bool:
         """Whether a reply that had to follow a schema is padded with white space instead of being finished."""
-        schema = next((field for field in self._fields if field.schema and field.name in body), None)
+        carriers = (field for field in self._fields if field.schema and not field.recast)
+        schema = next((field for field in carriers if field.name in body), None)
         if schema is None or not re.search(rf"\s{{{PADDING}}}", text):
             return False
         self._learn(schema, f"a reply held to a schema was filled with white space; meteor {_without(schema)}")
@@ -79,6 +90,12 @@ class Dialect:
         if field not in self._learned:  # calls in flight may all meet the same refusal
             self._learned.add(field)
             self._note(sentence)
+
+
+def _otherwise(field: OptionalField) -> str:
+    if field.recast:
+        return f"sends an older form of {field.name} from now on"
+    return f"now sends {field.instead} instead" if field.instead else _without(field)
 
 
 def _without(field: OptionalField) -> str:

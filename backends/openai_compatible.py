@@ -106,7 +106,7 @@ class OpenAICompatibleModel:
         while True:
             body = self._dialect.applied(self._body(messages, sampling))
             response = await self._post(body)
-            if response.status_code in (400, 422) and self._dialect.learns(_server_words(response), body):
+            if _is_about_the_request(response) and self._dialect.learns(_server_words(response), body):
                 continue
             self._raise_for_status(response)
             completion = self._completion(response)
@@ -299,6 +299,12 @@ def _endpoint(base_url: str, path: str, query: Mapping[str, str]) -> httpx.URL:
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError(f"base_url {base_url!r} is not a URL like https://api.example.com/v1")
     return url.copy_with(path=url.path.rstrip("/") + path).copy_merge_params(dict(query))
+
+
+def _is_about_the_request(response: httpx.Response) -> bool:
+    """llama.cpp's Python server answers 500 to a request that it finds malformed."""
+    status = response.status_code
+    return status in (400, 422) or (status == 500 and "validation error" in response.text)
 
 
 def _server_words(response: httpx.Response) -> str:

@@ -123,6 +123,18 @@ def traces(
 
 
 @app.command()
+def replay(
+    run: Run,
+    question: Annotated[str | None, typer.Argument(help="A question's id: only its conversations.")] = None,
+    set_: Set = None,
+) -> None:
+    """Hold a run's conversations again out of its directory: no model is asked. Exit code 1 where something differs."""
+    from meteor_agents.cli.replaying import replay_run
+
+    replay_run(run, question, tuple(set_ or ()))
+
+
+@app.command()
 def export(
     run: Run,
     what: Annotated[Literal["sft", "preferences", "traces"], typer.Option(help="What to write.")],

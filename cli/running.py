@@ -17,6 +17,7 @@ from meteor_agents import event_loop
 from meteor_agents.cli.assembly import Wanted, open_pipeline
 from meteor_agents.cli.config_file import dump_config, read_config
 from meteor_agents.cli.estimating import announce
+from meteor_agents.cli.inputs import Inputs
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted, first_error
@@ -100,6 +101,7 @@ async def _run(
                     settings, base, directory, store, observer, drain, wanted, closing, tally
                 )
                 directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+                Inputs(directory.path).keep(settings, base, pipeline.templates, pipeline.questions.heldout)
                 await announce(stage, request.limit, pipeline)
                 servers = {id(line.server): line.server for line in tally.limited.values()}
                 _collect_rarely()

@@ -10,6 +10,7 @@
     │   ├── TransientModelError   worth another try (time-out, 429, 5xx)
     │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
+    │   │   └── UnrecordedCallError   a replay was asked for a call that its run never made
     │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
     ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
@@ -75,6 +76,10 @@ class UnreachableError(TransientModelError):
 
 class RefusedCallError(ModelError):
     """The server will never answer this request as it is."""
+
+
+class UnrecordedCallError(RefusedCallError):
+    """A replay has no reply to this call, since its run never made it. The message says what differs."""
 
 
 class CredentialsError(ModelError):

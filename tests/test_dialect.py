@@ -137,6 +137,41 @@ def test_the_limit_gets_its_newer_name_when_the_server_asks_for_it() -> None:
     assert len(notes) == 1
 
 
+def test_a_server_that_knows_the_older_form_of_a_schema_gets_that() -> None:
+    """llama.cpp's Python server: it answers 500 to what it finds malformed."""
+    notes: list[str] = []
+    with FakeServer().running() as server:
+        server.refusal_status = 500
+        server.refuse = lambda body: (
+            "1 validation error: response_format: Input should be 'text' or 'json_object'"
+            if body.get("response_format", {}).get("type") == "json_schema"
+            else None
+        )
+        assert [reply.text for reply in ask(settings_of("openai", server), "SAY:a", "SAY:b", notes=notes)] == ["a", "b"]
+        sent = [body["response_format"] for body in server.asked("/v1/chat/completions")]
+    older = {"type": "json_object", "schema": json.loads(VERDICT_SCHEMA)}
+    assert sent[1:] == [older, older]
+    assert ["an older form of response_format" in note for note in notes] == [True]
+
+
+def test_a_server_that_refuses_every_form_of_a_schema_is_asked_in_words() -> None:
+    with FakeServer().running() as server:
+        server.refuse = lambda body: (
+            "response_format must be json_object, which this model cannot" if "response_format" in body else None
+        )
+        assert ask(settings_of("openai", server), "SAY:a")[0].text == "a"
+        assert ["response_format" in body for body in server.asked("/v1/chat/completions")] == [True, True, False]
+
+
+def test_an_outage_that_mentions_a_field_is_no_refusal() -> None:
+    with FakeServer().running() as server:
+        server.refusal_status = 500
+        server.refuse = lambda body: "unexpected failure of the grammar behind response_format"
+        with pytest.raises(TransientModelError):
+            ask(settings_of("openai", server), "SAY:a")
+        assert len(server.asked("/v1/chat/completions")) == 1
+
+
 def test_the_newer_name_can_be_set() -> None:
     with FakeServer().running() as server:
         ask(settings_of("openai", server, token_limit="max_completion_tokens"), "SAY:x")

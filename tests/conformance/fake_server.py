@@ -85,6 +85,8 @@ class FakeServer:
     delay_s: float = 0.0
     refuse: Callable[[dict[str, Any]], str | None] = lambda body: None
     """Words of a 400 for a request body, or None."""
+    refusal_status: int = 400
+    """What a refusal is answered with instead."""
     tls: ssl.SSLContext | None = None
     requests: list[tuple[str, dict[str, Any], dict[str, str]]] = field(default_factory=list)
     """Path, body and headers (names in lower case) of each POST."""
@@ -194,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         state.requests.append((self.path, body, {name.lower(): value for name, value in self.headers.items()}))
         if (words := state.refuse(body)) is not None:
-            return self._send(400, json.dumps({"error": {"message": words}}))
+            return self._send(state.refusal_status, json.dumps({"error": {"message": words}}))
         known: dict[str, Callable[[dict[str, Any]], None]] = {
             "/v1/chat/completions": self._chat,
             "/v1/messages": self._messages,

@@ -45,7 +45,8 @@ class Subject:
 
 SERVED = ("openai", "anthropic", "sglang", "sglang-pool")
 REAL = ("real-sglang", "real-sglang-as-openai", "real-sglang-as-anthropic")
-NAMES = (*SERVED, "transformers", "scripted", *REAL)
+LLAMA = "real-llama"
+NAMES = (*SERVED, "transformers", "scripted", *REAL, LLAMA)
 
 
 def served_subject(name: str, closing: ExitStack) -> Subject:
@@ -70,6 +71,10 @@ def real_subject(name: str, url: str, model: str) -> Subject:
         "real-sglang-as-anthropic": {"backend": "anthropic", "base_url": url, "api_key_env": None},
     }
     return Subject(name, {**ways[name], "model": model}, seeds=False)
+
+
+def llama_subject(url: str, model: str) -> Subject:
+    return Subject(LLAMA, {"backend": "openai", "base_url": f"{url}/v1", "model": model})
 
 
 def local_subject(folder: Path) -> Subject:

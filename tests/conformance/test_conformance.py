@@ -1,4 +1,5 @@
-"""The same promises, kept by every backend: before scripted servers on real sockets, with a tiny model, on a real SGLang."""
+"""The same promises, kept by every backend: before scripted servers on real sockets, with a tiny model, on a real SGLang
+and llama.cpp."""
 
 from __future__ import annotations
 
@@ -19,15 +20,19 @@ from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, ChatModel, Completion, FinishReason, SamplingParams
 from tests.conformance.fake_server import RETRY_AFTER_S
 from tests.conformance.subjects import (
+    LLAMA,
     NAMES,
     REAL,
     SERVED,
     Subject,
+    llama_subject,
     local_subject,
     real_subject,
     scripted_subject,
     served_subject,
 )
+from tests.real_llama import MODEL as LLAMA_MODEL
+from tests.real_llama import running_llama
 from tests.real_sglang import CPU_FLAGS, sglang_python
 from tests.tiny_model import make_tiny
 
@@ -49,7 +54,8 @@ def real_server() -> Iterator[tuple[str, str]]:
 
 
 def _named(names: tuple[str, ...]) -> list[object]:
-    return [pytest.param(name, marks=[pytest.mark.sglang, pytest.mark.slow] if name in REAL else []) for name in names]
+    kinds = {**{name: pytest.mark.sglang for name in REAL}, LLAMA: pytest.mark.llama}
+    return [pytest.param(name, marks=[kinds[name], pytest.mark.slow] if name in kinds else []) for name in names]
 
 
 @pytest.fixture(scope="module", params=_named(NAMES))
@@ -59,6 +65,9 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             yield served_subject(request.param, closing)
         elif request.param in REAL:
             yield real_subject(request.param, *request.getfixturevalue("real_server"))
+        elif request.param == LLAMA:
+            log = tmp_path_factory.mktemp("llama") / "log"
+            yield llama_subject(closing.enter_context(running_llama(log)), LLAMA_MODEL)
         elif request.param == "transformers":
             yield local_subject(make_tiny(tmp_path_factory.mktemp("tiny")))
         else:
@@ -158,7 +167,7 @@ def test_a_schema_is_kept_to_or_does_no_harm(subject: Subject) -> None:
         )
         reply = await model.complete(said("Say a"), GREEDY.model_copy(update={"json_schema": schema, "max_tokens": 24}))
         assert reply.text.strip()
-        if subject.name in REAL:
+        if subject.name in (*REAL, LLAMA):
             assert json.loads(reply.text) == {"a": "x"}
 
     with_model(subject, work)
@@ -192,7 +201,7 @@ def test_an_empty_reply_is_a_reply() -> None:
 
 def test_replies_go_to_those_who_asked(subject: Subject) -> None:
     sampling = GREEDY.model_copy(update={"max_tokens": 8})
-    many = 8 if subject.name in REAL or subject.name == "transformers" else 60
+    many = 8 if subject.name in (*REAL, LLAMA) or subject.name == "transformers" else 60
 
     async def work(model: ChatModel) -> None:
         prompts = [f"SAY:reply number {i}" for i in range(many)]
