@@ -22,6 +22,8 @@ class EncodedRow:
 
     id: str
     sequences: tuple[EncodedExample, ...]
+    reference: tuple[float, ...] = ()
+    """Of a pair whose loss has a reference: each sequence's log-probability under the weights that training starts from."""
 
     @property
     def length(self) -> int:

@@ -17,7 +17,7 @@ from .errors import SettingsError
 from .limits import Limits
 from .messages import Question
 from .models import SamplingParams
-from .training import PairwiseLoss, TrainingSettings
+from .training import LossName, PairwiseLoss, TrainingSettings
 
 ROLES = ("student", "teacher", "judge")
 NOT_DECIDING = frozenset(
@@ -182,7 +182,36 @@ class DistillSettings(TakeSettings):
     """The student writes a guideline for the teacher; off is plain distillation."""
 
 
-class RefineSettings(TakeSettings):
+class LossSettings(TakeSettings):
+    """A stage that trains on preference pairs, or may. `PairwiseLoss` says what the parameters mean."""
+
+    loss: LossName = "hinge"
+    margin: float | None = None
+    beta: float | None = None
+    label_smoothing: float | None = None
+    """Of these three a loss has some, with defaults of its own; one that it lacks is refused."""
+    nll: float = 0.0
+    """Weight of the chosen answer's own likelihood beside the preference."""
+    length_desensitise: float = 1.0
+    """Weight of what is only longer in the longer of two answers: 1 counts it whole, 0 not at all."""
+
+    @property
+    def pairwise(self) -> PairwiseLoss:
+        names = ("margin", "beta", "label_smoothing", "nll", "length_desensitise")
+        return PairwiseLoss.model_validate({"name": self.loss, **{name: getattr(self, name) for name in names}})
+
+    @model_validator(mode="after")
+    def _loss_is_valid(self) -> Self:
+        try:
+            _ = self.pairwise
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{part}: " for part in first["loc"])
+            raise ValueError(f"{where}{first['msg'].removeprefix('Value error, ')}") from error
+        return self
+
+
+class RefineSettings(LossSettings):
     iterations: int = Field(default=3, ge=1)
     """N: tries for one question."""
     update_every: int = Field(default=10, ge=1)
@@ -223,21 +252,13 @@ def decoding(value: Literal["greedy"] | Decoding, base: SamplingParams) -> Sampl
     return value.sampling(base)
 
 
-class SelfTrainSettings(TakeSettings):
+class SelfTrainSettings(LossSettings):
     turns: int = Field(default=1, ge=1)
     """Each turn's pairs are decoded by the previous turn's model."""
     low: Literal["greedy"] | Decoding = "greedy"
     high: Literal["greedy"] | Decoding = Decoding(beam=10)
     verify: bool = False
     """Keep a pair only where the judge finds the high answer correct and the low one not."""
-    loss: Literal["hinge"] = "hinge"
-    margin: float = Field(default=0.1, gt=0)
-    nll: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answer's own likelihood beside the preference."""
-
-    @property
-    def pairwise(self) -> PairwiseLoss:
-        return PairwiseLoss(name=self.loss, margin=self.margin, nll=self.nll)
 
 
 class EvaluateSettings(Section):
