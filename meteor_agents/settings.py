@@ -186,13 +186,13 @@ class LossSettings(TakeSettings):
     """A stage that trains on preference pairs, or may. `PairwiseLoss` says what the parameters mean."""
 
     loss: LossName = "hinge"
-    margin: float | None = None
-    beta: float | None = None
-    label_smoothing: float | None = None
+    margin: float | None = Field(default=None, gt=0)
+    beta: float | None = Field(default=None, gt=0)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
     """Of these three a loss has some, with defaults of its own; one that it lacks is refused."""
-    nll: float = 0.0
+    nll: float = Field(default=0.0, ge=0)
     """Weight of the chosen answer's own likelihood beside the preference."""
-    length_desensitise: float = 1.0
+    length_desensitise: float = Field(default=1.0, ge=0, le=1)
     """Weight of what is only longer in the longer of two answers: 1 counts it whole, 0 not at all."""
 
     @property
@@ -205,9 +205,7 @@ class LossSettings(TakeSettings):
         try:
             _ = self.pairwise
         except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in first["loc"])
-            raise ValueError(f"{where}{first['msg'].removeprefix('Value error, ')}") from error
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
         return self
 
 
@@ -217,14 +215,30 @@ class RefineSettings(LossSettings):
     update_every: int = Field(default=10, ge=1)
     """K: accepted traces for one update of the student."""
     guide_from: Literal["judge", "teacher"] = "judge"
-    conversion: Literal["final"] = "final"
-    """final: question -> the accepted reply."""
+    conversion: Literal["final", "history", "chat", "pairs"] = "final"
+    """What a trace teaches: final, the accepted reply; history, all tries with what was wrong, as one reply; chat, the
+    tries as one chat, in which the student is then also asked; pairs, the accepted reply over the rejected ones."""
     init: Literal["previous", "base"] = "previous"
     """What an update starts from: the student as it is, or the one that entered the stage."""
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: its K traces, or all accepted so far."""
     replay: float = Field(default=0.0, ge=0, le=4)
     """Stage-1 examples added to each update, as a share of its own, against forgetting."""
+
+    @property
+    def in_one_chat(self) -> bool:
+        return self.conversion == "chat"
+
+    @model_validator(mode="after")
+    def _loss_and_rows_agree(self) -> Self:
+        pairs = self.conversion == "pairs"
+        if pairs and self.replay:
+            raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
+        of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
+        given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
+        if given and not pairs:
+            raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")
+        return self
 
 
 class Decoding(Section):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .events import Event
 from .models import ChatMessage
@@ -27,6 +27,22 @@ class Example(_Value):
     target: str
 
 
+class Conversation(_Value):
+    """One supervised chat: every turn of the assistant is learned, and nothing else is."""
+
+    kind: Literal["chat"] = "chat"
+    id: str
+    messages: tuple[ChatMessage, ...]
+    """As inference would have them; the last is the assistant's."""
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_a_reply(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise ValueError("the last message must be the assistant's, and another must come before it")
+        return messages
+
+
 class PreferencePair(_Value):
     """Two replies to one prompt, of which `chosen` is preferred."""
 
@@ -37,7 +53,7 @@ class PreferencePair(_Value):
     rejected: str
 
 
-Row = Annotated[Example | PreferencePair, Field(discriminator="kind")]
+Row = Annotated[Example | Conversation | PreferencePair, Field(discriminator="kind")]
 
 
 class Checkpoint(_Value):
@@ -150,7 +166,7 @@ class TrainingJob(_Value):
     name: str
     """For people and for the folder's name, for example `refine-002`."""
     rows: tuple[Row, ...]
-    """All examples, or all preference pairs."""
+    """All examples and conversations, or all preference pairs."""
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None
