@@ -20,7 +20,7 @@ from .agents import Judge, ModelJudge, Student, Teacher
 from .calls import RecordedModel
 from .checkpoints import needed, prune
 from .conversations import DISTILL, REFINE, SELF_TRAIN
-from .conversions import distilled
+from .conversions import Converted, distilled
 from .engine import Drain, Line, Window, converse
 from .errors import BudgetReached, CredentialsError, MeteorError, ModelError, NothingToTrainError, UsageError
 from .evaluation import (
@@ -54,7 +54,7 @@ from .settings import Settings, TakeSettings, decoding
 from .store import Round, Store
 from .templates import Templates
 from .traces import Outcome, Trace
-from .training import Checkpoint, PreferencePair, Row, Trainer, TrainingJob, TrainingReport
+from .training import Checkpoint, Conversation, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
 from .updates import Updates
 
 BASE, GATE = "base", "gate"
@@ -138,13 +138,12 @@ class Pipeline:
             ),
         )
 
-    async def finetune(self, own_rows: Sequence[Row] = ()) -> None:
+    async def finetune(self, own_rows: Sequence[Example | Conversation] = ()) -> None:
         """Stage 1's training: question -> answer, on every accepted trace; or on the user's own rows."""
         if self.trainer is None:
             raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
-        rows, left_out = list(own_rows), {}
-        if not rows:
-            rows, left_out = distilled(self.distilled(), self.cast.student)
+        converted = Converted(list(own_rows), {}) if own_rows else distilled(self.distilled(), self.cast.student)
+        rows, left_out = converted
         if not rows:
             raise UsageError(
                 "finetune: this run has no accepted distill trace to train on; run `meteor distill` first, or name a "

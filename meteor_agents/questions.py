@@ -36,7 +36,7 @@ def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> list[
         raise QuestionsError(f"{path}: there is no such questions file (questions.path)")
     questions: list[Question] = []
     seen: dict[str, str] = {}
-    for row in _rows(path):
+    for row in file_rows(path):
         question = _question(path, row, fields or {})
         if question.id in seen:
             what = "the same id" if "id" in row.values else "the same question"
@@ -145,7 +145,8 @@ def content_id(title: str, question: str) -> str:
     return "q-" + hashlib.sha256(f"{title}\n{question}".encode()).hexdigest()[:12]
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
+    """Raises `QuestionsError` that names the file and the line."""
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:

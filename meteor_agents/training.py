@@ -107,7 +107,7 @@ class TrainingSettings(_Value):
 
 LossName = Literal["hinge", "dpo", "ipo", "simpo", "kto", "rdpo"]
 
-LOSS_PARAMETERS: Mapping[LossName, Mapping[str, float]] = {
+LOSS_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "hinge": {"margin": 0.1},
     "dpo": {"beta": 0.1, "label_smoothing": 0.0},
     "ipo": {"beta": 0.5},

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meteor_agents.training import LOSS_PARAMETERS, LossName, PairwiseLoss
+from meteor_agents.training import LossName, PairwiseLoss
 
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
-NAMES: list[LossName] = list(LOSS_PARAMETERS)
+NAMES: tuple[LossName, ...] = get_args(LossName)
 LENGTHS = ((3, 5, 2, 6, 4), (4, 2, 2, 3, 6))
 """Tokens of the chosen and the rejected replies."""
 
@@ -163,7 +164,7 @@ def trl_by_tokens(batch: Batch, **fields: Any) -> Any:
     return losses.mean()
 
 
-CASES = {
+CASES: dict[str, tuple[PairwiseLoss, Callable[[Batch], Any]]] = {
     "hinge": (PairwiseLoss(margin=0.4), lambda b: 0.4 * trl_by_tokens(b, loss_type="hinge", beta=1 / 0.4)),
     "simpo": (
         PairwiseLoss(name="simpo", beta=2.5, margin=0.7),
