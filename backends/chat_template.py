@@ -40,6 +40,42 @@ def example_ids(tokenizer: Any, messages: Sequence[ChatMessage], target: str) ->
     return EncodedExample(ids=prompt + reply, labels=[IGNORED] * len(prompt) + reply)
 
 
+def conversation_ids(tokenizer: Any, messages: Sequence[ChatMessage]) -> EncodedExample:
+    """Every reply of the assistant and its end of turn supervised, whatever lies between them masked.
+
+    Each reply stands behind the very text that inference would ask it with. Raises `RefusedCallError` where the chat
+    template writes earlier turns otherwise once others follow (some leave thoughts out): no single sequence could then
+    hold what was said at each turn.
+    """
+    end = end_of_turn_id(tokenizer)
+    ids: list[int] = []
+    labels: list[int] = []
+    said = ""
+    for turn, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        prompt = prompt_text(tokenizer, messages[:turn])
+        if not prompt.startswith(said):
+            raise RefusedCallError(
+                f"the chat template of {tokenizer.name_or_path} rewrites earlier turns of a chat, so a chat cannot be "
+                "learned as it was held; use refine.conversion=final, or examples of one reply each"
+            )
+        asked = list(tokenizer(prompt[len(said) :], add_special_tokens=False)["input_ids"])
+        text = _as_written(tokenizer, messages[: turn + 1], prompt)
+        reply = [*tokenizer(text, add_special_tokens=False)["input_ids"], end]
+        ids += asked + reply
+        labels += [IGNORED] * len(asked) + reply
+        said = prompt + text + tokenizer.convert_ids_to_tokens(end)
+    return EncodedExample(ids, labels)
+
+
+def _as_written(tokenizer: Any, messages: Sequence[ChatMessage], prompt: str) -> str:
+    """The last reply as the template writes it: some take white space off its ends."""
+    text = messages[-1].content
+    whole = str(tokenizer.apply_chat_template([message.model_dump() for message in messages], tokenize=False))
+    return text if whole.startswith(prompt + text) else text.strip()
+
+
 def end_of_turn_id(tokenizer: Any) -> int:
     """The token that the chat template writes right after an assistant's reply.
 

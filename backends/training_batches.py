@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from math import ceil, cos, pi
 from typing import Any, NamedTuple
 
-from meteor_agents.backends.chat_template import IGNORED, EncodedExample, end_of_turn_id, example_ids
+from meteor_agents.backends.chat_template import IGNORED, EncodedExample, conversation_ids, end_of_turn_id, example_ids
 from meteor_agents.errors import NothingToTrainError, TrainingError
-from meteor_agents.training import PreferencePair, Row, TrainingSettings
+from meteor_agents.training import Conversation, PreferencePair, Row, TrainingSettings
 
 WINDOW_BATCHES = 8
 """Rows are sorted by length inside shuffled windows of so many batches: little padding, yet a new order each epoch."""
@@ -22,6 +22,8 @@ class EncodedRow:
 
     id: str
     sequences: tuple[EncodedExample, ...]
+    reference: tuple[float, ...] = ()
+    """Of a pair whose loss has a reference: each sequence's log-probability under the weights that training starts from."""
 
     @property
     def length(self) -> int:
@@ -56,6 +58,8 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encodin
 
 
 def encode_row(tokenizer: Any, row: Row) -> EncodedRow:
+    if isinstance(row, Conversation):
+        return EncodedRow(row.id, (conversation_ids(tokenizer, row.messages),))
     targets = (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row.target,)
     return EncodedRow(row.id, tuple(example_ids(tokenizer, row.prompt, target) for target in targets))
 

@@ -33,7 +33,8 @@ from meteor_agents.backends.collation import collate
 from meteor_agents.backends.deepspeed_config import job_config, offloads_optimizer
 from meteor_agents.backends.freed_memory import give_back_freed_memory
 from meteor_agents.backends.hardware import pick_dtype
-from meteor_agents.backends.losses import pairwise_hinge, sft_loss, token_log_probs
+from meteor_agents.backends.losses import sft_loss
+from meteor_agents.backends.preference_batches import divergence_of, pair_loss, with_reference
 from meteor_agents.backends.training_batches import BatchPlan, EncodedRow, encode_rows, learning_rate
 from meteor_agents.backends.work_folder import WorkFolder
 from meteor_agents.errors import TrainingError
@@ -63,10 +64,14 @@ def train(work: WorkFolder) -> None:
             accelerator=place.accelerator,
         )
         engine = _engine(model, config, job.settings, place)
+    rows = encoding.rows
+    if job.loss is not None:
+        with clock("reference"):
+            rows = with_reference(engine, rows, job.loss, plan.micro_batch_size, place.device)
     with clock("steps"):
         done = [
             _step(engine, plan, batch, step, steps, job, place, work)
-            for step, batch in enumerate(_batches(plan, encoding.rows, job.settings))
+            for step, batch in enumerate(_batches(plan, rows, job.settings))
         ]
     with clock("save"):
         masters = _masters(engine, place)
@@ -306,8 +311,10 @@ def _step(
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     sums = torch.zeros(2, device=place.device)
-    for rows in plan.share(batch, place.rank):
-        loss, margin = _micro_loss(engine, rows, batch, job.loss, place)
+    share = plan.share(batch, place.rank)
+    divergence = divergence_of(engine, share, batch, job.loss, place.device)
+    for rows in share:
+        loss, margin = _micro_loss(engine, rows, batch, job.loss, divergence, place)
         sums += torch.stack([loss.detach(), margin])
         engine.backward(loss * (plan.accumulation * plan.ranks))  # DeepSpeed averages over both; the loss is a sum
         engine.step()
@@ -342,7 +349,12 @@ def _lost_gradient(engine: Any, place: Place) -> bool:
 
 
 def _micro_loss(
-    engine: Any, rows: list[EncodedRow], batch: list[EncodedRow], loss: PairwiseLoss | None, place: Place
+    engine: Any,
+    rows: list[EncodedRow],
+    batch: list[EncodedRow],
+    loss: PairwiseLoss | None,
+    divergence: float,
+    place: Place,
 ) -> tuple[Tensor, Tensor]:
     """This micro-batch's part of the whole batch's loss, and of its margin; the parts add up."""
     none = torch.zeros((), device=place.device)
@@ -354,18 +366,7 @@ def _micro_loss(
         tensors = collate([row.sequences[0] for row in rows], place.device)
         logits = engine(tensors.ids, tensors.attention_mask, tensors.wanted)
         return sft_loss(logits, tensors.labels, total=sum(row.supervised for row in batch)), none
-    tensors = collate([row.sequences[side] for side in (0, 1) for row in rows], place.device)
-    log_probs = token_log_probs(engine(tensors.ids, tensors.attention_mask, tensors.wanted), tensors.labels)
-    owner = tensors.wanted // tensors.ids.shape[1]
-    supervised = (tensors.labels != IGNORED).float()
-    lengths = torch.zeros(len(tensors.ids), device=place.device).index_add(0, owner, supervised)
-    replies = torch.zeros(len(tensors.ids), device=place.device).index_add(0, owner, log_probs)
-    (chosen, rejected), (chosen_lengths, rejected_lengths) = replies.chunk(2), lengths.chunk(2)
-    hinge = pairwise_hinge(
-        chosen, rejected, chosen_lengths, rejected_lengths, loss.margin, nll=loss.nll, total=len(batch)
-    )
-    margin = (chosen / chosen_lengths - rejected / rejected_lengths).detach().sum() / len(batch)
-    return hinge, margin
+    return pair_loss(engine, rows, loss, divergence, len(batch), place.device)
 
 
 # The new checkpoint

@@ -60,7 +60,27 @@ def _stage_command(name: str, what: str) -> None:
 
 _stage_command("run", "All stages in order, with an evaluation before, after each and at the end. Resumes.")
 _stage_command("distill", "Stage 1, conversations: the student writes guidelines, the teacher answers.")
-_stage_command("finetune", "Stage 1, training: fine-tune the student on the teacher's answers.")
+
+
+@app.command()
+def finetune(
+    config: Config,
+    run_dir: RunDir = None,
+    set_: Set = None,
+    limit: Limit = None,
+    no_train: NoTrain = False,
+    fresh: Fresh = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Train on this file instead (JSONL, JSON or Parquet): messages, or prompt and completion."),
+    ] = None,
+) -> None:
+    """Stage 1, training: fine-tune the student on the teacher's answers, or on rows of your own."""
+    from meteor_agents.cli.running import RunRequest, run_stage
+
+    run_stage("finetune", RunRequest(config, run_dir, tuple(set_ or ()), limit, no_train, fresh, data))
+
+
 _stage_command("refine", "Stage 2: attempts, verdicts and guides; an update for every K accepted traces.")
 _stage_command("self-train", "Stage 3: prefer the student's high-FLOPs answers over its low-FLOPs ones.")
 _stage_command("evaluate", "Score every checkpoint of the run on the held-out questions.")
@@ -140,11 +160,15 @@ def export(
     what: Annotated[Literal["sft", "preferences", "traces"], typer.Option(help="What to write.")],
     out: Annotated[Path, typer.Option(help="The file to write; it must not exist.")],
     format_: Annotated[Literal["jsonl", "parquet"], typer.Option("--format")] = "jsonl",
+    llama_factory: Annotated[
+        Literal["alpaca", "sharegpt"] | None,
+        typer.Option(help="Also write a file that LLaMA-Factory reads, and its entry in dataset_info.json."),
+    ] = None,
 ) -> None:
     """Write a run's accepted examples, preference pairs or traces as a file."""
     from meteor_agents.cli.exporting import export_run
 
-    export_run(run, what=what, file_format=format_, out=out)
+    export_run(run, what=what, file_format=format_, out=out, llama_factory=llama_factory)
 
 
 @models.command("fetch")

@@ -271,7 +271,13 @@ async def open_pipeline(
     return Pipeline(
         settings=settings,
         questions=questions,
-        cast=Cast(Student(student_voice), teacher, judge, student_voice.speaker, server),
+        cast=Cast(
+            Student(student_voice, in_one_chat=settings.refine.in_one_chat),
+            teacher,
+            judge,
+            student_voice.speaker,
+            server,
+        ),
         templates=templates,
         store=store,
         trainer=trainer,

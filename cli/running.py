@@ -6,7 +6,7 @@ import asyncio
 import errno
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,14 @@ from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted, first_error
 from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
+from meteor_agents.own_rows import read_own_rows
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import watch_queues
 from meteor_agents.settings import Settings
 from meteor_agents.store import Store
 from meteor_agents.tally import Tally, keep_telling
+from meteor_agents.training import Conversation, Example
 
 STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "run": Pipeline.run,
@@ -54,11 +56,14 @@ class RunRequest:
     limit: int | None = None
     no_train: bool = False
     fresh: bool = False
+    data: Path | None = None
+    """A file of the user's own rows, for `finetune`."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
     """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
     settings, base = read_config(request.config, request.overrides)
+    own_rows = read_own_rows(request.data) if request.data else []
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
     if request.fresh and (aside := directory.set_aside()):
@@ -66,7 +71,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     with directory:
         store = Store(directory.database)
         try:
-            event_loop.run(_run(stage, request, settings, base, directory, store))
+            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
@@ -84,7 +89,13 @@ def run_stage(stage: str, request: RunRequest) -> None:
 
 
 async def _run(
-    stage: str, request: RunRequest, settings: Settings, base: Path, directory: RunDirectory, store: Store
+    stage: str,
+    request: RunRequest,
+    settings: Settings,
+    base: Path,
+    directory: RunDirectory,
+    store: Store,
+    own_rows: Sequence[Example | Conversation],
 ) -> None:
     drain = Drain()
     wanted = Wanted(
@@ -106,7 +117,7 @@ async def _run(
                 servers = {id(line.server): line.server for line in tally.limited.values()}
                 _collect_rarely()
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
-                    await STAGES[stage](pipeline)
+                    await (pipeline.finetune(own_rows) if own_rows else STAGES[stage](pipeline))
         observer.on_event(tally.progress())
 
 

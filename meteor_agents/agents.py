@@ -52,10 +52,11 @@ class Voice:
 
 
 class Student:
-    """The model that is being taught."""
+    """The model that is being taught. `in_one_chat`: it revises as the next turn of one chat, not by a prompt of its own."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: Voice, *, in_one_chat: bool = False) -> None:
         self._voice = voice
+        self._in_one_chat = in_one_chat
 
     async def guideline(self, question: Question, *, stage: str) -> Guideline:
         """What an expert should consider when answering; not the answer (stage 1)."""
@@ -92,15 +93,31 @@ class Student:
         return self._voice.templates.render("student_attempt", domain=self._voice.domain, question=question)
 
     def revise_prompt(self, question: Question, history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
-        attempt, verdict, guide = history[-1]
+        if self._in_one_chat:
+            return self.chat_prompt(question, history)
+        return self._about(history[-1], "student_revise", question, turns=tuple(history))
+
+    def chat_prompt(self, question: Question, history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
+        """The question, then every try and what was said about it."""
+        messages = list(self.prompt(question))
+        for turn in history:
+            messages += [self.said(turn.attempt), *self._about(turn, "student_feedback", question)]
+        return tuple(messages)
+
+    @staticmethod
+    def said(attempt: Attempt) -> ChatMessage:
+        return ChatMessage(role="assistant", content=attempt.text)
+
+    def _about(self, turn: Turn, template: str, question: Question, **more: object) -> tuple[ChatMessage, ...]:
+        attempt, verdict, guide = turn
         return self._voice.templates.render(
-            "student_revise",
+            template,
             domain=self._voice.domain,
             question=question,
             previous=attempt,
             explanation=guide.explanation if guide else verdict.explanation,
             guide=guide.guide if guide else verdict.guide,
-            turns=tuple(history),
+            **more,
         )
 
 

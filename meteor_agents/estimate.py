@@ -323,7 +323,7 @@ class _Estimating:
 
     def agents(self) -> tuple[Student, Teacher]:
         settings = self.given.settings
-        student = Student(self._voice("student", settings.student))
+        student = Student(self._voice("student", settings.student), in_one_chat=settings.refine.in_one_chat)
         return student, self.given.teacher or ModelTeacher(self._voice("teacher", settings.teacher))
 
     def judge(self) -> Judge:

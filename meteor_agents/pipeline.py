@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from . import conversations
 from .agents import Judge, ModelJudge, Student, Teacher
 from .calls import RecordedModel
 from .checkpoints import needed, prune
 from .conversations import DISTILL, REFINE, SELF_TRAIN
+from .conversions import Converted, distilled
 from .engine import Drain, Line, Window, converse
 from .errors import BudgetReached, CredentialsError, MeteorError, ModelError, NothingToTrainError, UsageError
 from .evaluation import (
@@ -39,6 +41,7 @@ from .events import (
     QuestionLate,
     StageFinished,
     StageStarted,
+    TrainingNote,
     UpdateFinished,
 )
 from .gate import Gate, judge_candidate
@@ -51,7 +54,7 @@ from .settings import Settings, TakeSettings, decoding
 from .store import Round, Store
 from .templates import Templates
 from .traces import Outcome, Trace
-from .training import Checkpoint, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
+from .training import Checkpoint, Conversation, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
 from .updates import Updates
 
 BASE, GATE = "base", "gate"
@@ -135,28 +138,30 @@ class Pipeline:
             ),
         )
 
-    async def finetune(self) -> None:
-        """Stage 1's training: question -> answer, on every accepted trace."""
-        stage = self.settings.distill
-        traces = self.distilled()
-        rows = [
-            Example(id=trace.question.id, prompt=self.cast.student.prompt(trace.question), target=trace.answer.text)
-            for trace in traces
-            if trace.answer is not None
-        ]
+    async def finetune(self, own_rows: Sequence[Example | Conversation] = ()) -> None:
+        """Stage 1's training: question -> answer, on every accepted trace; or on the user's own rows."""
+        if self.trainer is None:
+            raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
+        converted = Converted(list(own_rows), {}) if own_rows else distilled(self.distilled(), self.cast.student)
+        rows, left_out = converted
         if not rows:
-            raise UsageError("finetune: this run has no accepted distill trace to train on; run `meteor distill` first")
-        recipe = self.recipes.finetune(self.base)
+            raise UsageError(
+                "finetune: this run has no accepted distill trace to train on; run `meteor distill` first, or name a "
+                "file of your own with --data"
+            )
+        job = TrainingJob(
+            name=FINETUNE, rows=tuple(rows), start=self.base, settings=self.settings.training_for(self.settings.distill)
+        )
+        recipe = self.recipes.finetune(self.base, own_rows=job.data_hash() if own_rows else None)
         async with self.stage(FINETUNE, recipe, len(rows), 0) as ended:
             checkpoint = await self.update(
                 FINETUNE,
                 recipe,
                 number=1,
-                traces=tuple(row.id for row in rows),
-                job=TrainingJob(
-                    name=FINETUNE, rows=tuple(rows), start=self.base, settings=self.settings.training_for(stage)
-                ),
+                traces=() if own_rows else tuple(row.id for row in rows),
+                job=job,
                 current=self.base,
+                left_out=left_out,
             )
             ended(checkpoint, f"{len(rows)} examples -> {checkpoint.version}")
         await self.arrived(FINETUNE, checkpoint)
@@ -325,7 +330,15 @@ class Pipeline:
     # updates ---------------------------------------------------------------------------------------------------------
 
     async def update(
-        self, stage: str, recipe: str, *, number: int, traces: tuple[str, ...], job: TrainingJob, current: Checkpoint
+        self,
+        stage: str,
+        recipe: str,
+        *,
+        number: int,
+        traces: tuple[str, ...],
+        job: TrainingJob,
+        current: Checkpoint,
+        left_out: Mapping[str, int] = MappingProxyType({}),
     ) -> Checkpoint:
         """One round, all or nothing: train, gate, record. Returns the student to go on with.
 
@@ -334,7 +347,7 @@ class Pipeline:
 
         The new version is a hash of everything that decides the weights. A folder of that name is complete (it was
         renamed into place), so after a kill between training and recording the training is not repeated. Data that leave
-        nothing to train on make a round that is not promoted.
+        nothing to train on make a round that is not promoted. `left_out` says why traces gave no row, and how many.
         """
         assert self.trainer is not None
         folder = self.checkpoints / job.version()
@@ -342,11 +355,16 @@ class Pipeline:
         for done in self.store.rounds(stage, recipe):
             if done.round == number and done.checkpoint == candidate.version and (folder.exists() or not done.promoted):
                 return candidate if done.promoted else current
+        if left_out:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            self.observer.on_event(TrainingNote(job.name, f"traces left out: {reasons}"))
         started = time.monotonic()
         report: TrainingReport | None = None
         async with self.cast.student_calls.only(GATE):
             before = await self._gate_results()
             try:
+                if not job.rows:
+                    raise NothingToTrainError(f"no rows to train on: all {len(traces)} traces were left out")
                 if not folder.exists():
                     if isinstance(self.cast.student_server, FreesMemory):
                         await self.cast.student_server.free_memory()
@@ -365,7 +383,10 @@ class Pipeline:
                 checkpoint=candidate.version,
                 promoted=gate.promoted,
                 reason=gate.reason,
-                report=report.model_dump(mode="json") if report else {},
+                report={
+                    **(report.model_dump(mode="json") if report else {}),
+                    **({"left_out": dict(left_out)} if left_out else {}),
+                },
             ),
         )
         self.observer.on_event(

@@ -45,11 +45,11 @@ def read_questions(path: Path, fields: Mapping[str, str] | None = None) -> Quest
 
 def _distinct(path: Path, fields: Mapping[str, str]) -> Iterator[Question]:
     seen: set[str] = set()
-    for row in _rows(path):
+    for row in file_rows(path):
         question = _question(path, row, fields)
         if question.id in seen:
             what = "the same id" if "id" in row.values else "the same question"
-            first = next(row.place for row in _rows(path) if _question(path, row, fields).id == question.id)
+            first = next(row.place for row in file_rows(path) if _question(path, row, fields).id == question.id)
             raise QuestionsError(f"{path}, {row.place}: {what} as {first} ({question.id!r})")
         seen.add(question.id)
         yield question
@@ -153,7 +153,8 @@ def content_id(title: str, question: str) -> str:
     return "q-" + hashlib.sha256(f"{title}\n{question}".encode()).hexdigest()[:12]
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
+    """Raises `QuestionsError` that names the file and the line."""
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:

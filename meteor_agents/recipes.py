@@ -50,12 +50,15 @@ class Recipes:
     def distill(self, base: Checkpoint) -> str:
         return self._recipe(DISTILL, base, guideline=self._settings.distill.guideline)
 
-    def finetune(self, base: Checkpoint) -> str:
-        return self._recipe(FINETUNE, base)
+    def finetune(self, base: Checkpoint, *, own_rows: str | None = None) -> str:
+        """`own_rows`: a hash of the user's own rows, where those are trained on."""
+        return self._recipe(FINETUNE, base, **({"own_rows": own_rows} if own_rows else {}))
 
     def refine(self, entered: Checkpoint, *, trains: bool) -> str:
         training = self._settings.training.model_dump(mode="json") if trains else None
         options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        if self._settings.refine.in_one_chat:
+            options["feedback"] = self._prompt_hashes["student_feedback"]
         return self._recipe(REFINE, entered, **options, base_training=training)
 
     def self_train(self, start: Checkpoint, turn: int) -> str:

@@ -17,7 +17,7 @@ from .errors import SettingsError
 from .limits import Limits
 from .messages import Question
 from .models import SamplingParams
-from .training import PairwiseLoss, TrainingSettings
+from .training import LossName, PairwiseLoss, TrainingSettings
 
 ROLES = ("student", "teacher", "judge")
 NOT_DECIDING = frozenset(
@@ -182,20 +182,63 @@ class DistillSettings(TakeSettings):
     """The student writes a guideline for the teacher; off is plain distillation."""
 
 
-class RefineSettings(TakeSettings):
+class LossSettings(TakeSettings):
+    """A stage that trains on preference pairs, or may. `PairwiseLoss` says what the parameters mean."""
+
+    loss: LossName = "hinge"
+    margin: float | None = Field(default=None, gt=0)
+    beta: float | None = Field(default=None, gt=0)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
+    """Of these three a loss has some, with defaults of its own; one that it lacks is refused."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the chosen answer's own likelihood beside the preference."""
+    length_desensitise: float = Field(default=1.0, ge=0, le=1)
+    """Weight of what is only longer in the longer of two answers: 1 counts it whole, 0 not at all."""
+
+    @property
+    def pairwise(self) -> PairwiseLoss:
+        names = ("margin", "beta", "label_smoothing", "nll", "length_desensitise")
+        return PairwiseLoss.model_validate({"name": self.loss, **{name: getattr(self, name) for name in names}})
+
+    @model_validator(mode="after")
+    def _loss_is_valid(self) -> Self:
+        try:
+            _ = self.pairwise
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return self
+
+
+class RefineSettings(LossSettings):
     iterations: int = Field(default=3, ge=1)
     """N: tries for one question."""
     update_every: int = Field(default=10, ge=1)
     """K: accepted traces for one update of the student."""
     guide_from: Literal["judge", "teacher"] = "judge"
-    conversion: Literal["final"] = "final"
-    """final: question -> the accepted reply."""
+    conversion: Literal["final", "history", "chat", "pairs"] = "final"
+    """What a trace teaches: final, the accepted reply; history, all tries with what was wrong, as one reply; chat, the
+    tries as one chat, in which the student is then also asked; pairs, the accepted reply over the rejected ones."""
     init: Literal["previous", "base"] = "previous"
     """What an update starts from: the student as it is, or the one that entered the stage."""
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: its K traces, or all accepted so far."""
     replay: float = Field(default=0.0, ge=0, le=4)
     """Stage-1 examples added to each update, as a share of its own, against forgetting."""
+
+    @property
+    def in_one_chat(self) -> bool:
+        return self.conversion == "chat"
+
+    @model_validator(mode="after")
+    def _loss_and_rows_agree(self) -> Self:
+        pairs = self.conversion == "pairs"
+        if pairs and self.replay:
+            raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
+        of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
+        given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
+        if given and not pairs:
+            raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")
+        return self
 
 
 class Decoding(Section):
@@ -223,21 +266,13 @@ def decoding(value: Literal["greedy"] | Decoding, base: SamplingParams) -> Sampl
     return value.sampling(base)
 
 
-class SelfTrainSettings(TakeSettings):
+class SelfTrainSettings(LossSettings):
     turns: int = Field(default=1, ge=1)
     """Each turn's pairs are decoded by the previous turn's model."""
     low: Literal["greedy"] | Decoding = "greedy"
     high: Literal["greedy"] | Decoding = Decoding(beam=10)
     verify: bool = False
     """Keep a pair only where the judge finds the high answer correct and the low one not."""
-    loss: Literal["hinge"] = "hinge"
-    margin: float = Field(default=0.1, gt=0)
-    nll: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answer's own likelihood beside the preference."""
-
-    @property
-    def pairwise(self) -> PairwiseLoss:
-        return PairwiseLoss(name=self.loss, margin=self.margin, nll=self.nll)
 
 
 class EvaluateSettings(Section):

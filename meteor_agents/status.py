@@ -60,6 +60,8 @@ def _rounds(records: Records, stage: StageRecord) -> list[dict[str, Any]]:
             "reason": round_.reason,
             "loss": round_.report.get("loss"),
             "tokens": round_.report.get("tokens", 0),
+            "rows_too_long": round_.report.get("rows_too_long", 0),
+            "left_out": round_.report.get("left_out", {}),
         }
         for round_ in records.rounds(stage.name, stage.recipe)
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .events import Event
 from .models import ChatMessage
@@ -27,6 +27,22 @@ class Example(_Value):
     target: str
 
 
+class Conversation(_Value):
+    """One supervised chat: every turn of the assistant is learned, and nothing else is."""
+
+    kind: Literal["chat"] = "chat"
+    id: str
+    messages: tuple[ChatMessage, ...]
+    """As inference would have them; the last is the assistant's."""
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_a_reply(cls, messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise ValueError("the last message must be the assistant's, and another must come before it")
+        return messages
+
+
 class PreferencePair(_Value):
     """Two replies to one prompt, of which `chosen` is preferred."""
 
@@ -37,7 +53,7 @@ class PreferencePair(_Value):
     rejected: str
 
 
-Row = Annotated[Example | PreferencePair, Field(discriminator="kind")]
+Row = Annotated[Example | Conversation | PreferencePair, Field(discriminator="kind")]
 
 
 class Checkpoint(_Value):
@@ -89,13 +105,59 @@ class TrainingSettings(_Value):
     seed: int = 0
 
 
-class PairwiseLoss(_Value):
-    """Stage 3's loss on a preference pair, over length-normalised log-likelihoods."""
+LossName = Literal["hinge", "dpo", "ipo", "simpo", "kto", "rdpo"]
 
-    name: Literal["hinge"] = "hinge"
-    margin: float = Field(default=0.1, gt=0)
+LOSS_PARAMETERS: Mapping[str, Mapping[str, float]] = {
+    "hinge": {"margin": 0.1},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0},
+    "ipo": {"beta": 0.5},
+    "simpo": {"beta": 2.0, "margin": 1.0},
+    "kto": {"beta": 0.1},
+    "rdpo": {"beta": 0.1, "label_smoothing": 0.1},
+}
+"""The parameters that each loss has, with their defaults; `backends/losses.py` has the equations."""
+
+
+class PairwiseLoss(_Value):
+    """A loss on preference pairs. A parameter that is not given takes the loss's own default; one it lacks stays 0."""
+
+    name: LossName = "hinge"
+    margin: float = Field(default=0.0, ge=0)
+    """How far the chosen reply must be ahead: hinge, per token; simpo, its gamma."""
+    beta: float = Field(default=0.0, ge=0)
+    """dpo, rdpo, kto: how dear it is to leave the starting weights; ipo: a goal of 1 / (2 beta) per token; simpo: scale."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """dpo, rdpo: the share of pairs taken to be the wrong way round."""
     nll: float = Field(default=0.0, ge=0)
     """Weight of the winner's own negative log-likelihood, added against forgetting."""
+    length_desensitise: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the tokens by which a reply is longer than its counterpart (arXiv 2409.06411): 1 counts them whole."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_parameters(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("name", "hinge")
+        if not isinstance(name, str) or name not in LOSS_PARAMETERS:
+            return given  # refused as a name
+        own = LOSS_PARAMETERS[name]
+        foreign = [key for key in ("margin", "beta", "label_smoothing") if given.get(key) and key not in own]
+        if foreign:
+            raise ValueError(f"the loss {name} has no {foreign[0]}; it has {', '.join(own)}")
+        return {**own, **{key: value for key, value in given.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        for key in LOSS_PARAMETERS[self.name]:
+            if getattr(self, key) == 0 and (self.name, key) != ("dpo", "label_smoothing"):
+                raise ValueError(f"the loss {self.name} needs a {key} above 0")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """The loss compares with the weights that training starts from."""
+        return self.name in ("dpo", "ipo", "kto", "rdpo")
 
 
 class TrainingJob(_Value):
@@ -104,7 +166,7 @@ class TrainingJob(_Value):
     name: str
     """For people and for the folder's name, for example `refine-002`."""
     rows: tuple[Row, ...]
-    """All examples, or all preference pairs."""
+    """All examples and conversations, or all preference pairs."""
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .conversations import REFINE
-from .errors import MeteorError
+from .conversions import Converted, distilled, refined
+from .errors import MeteorError, UsageError
 from .traces import Outcome, Trace
-from .training import Checkpoint, Example, TrainingJob
+from .training import Checkpoint, Row, TrainingJob
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -81,14 +82,22 @@ class Updates:
         ids = self._buffer[:size]
         learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
         number = self._rounds + 1
+        converted = self._converted(learned)
         job = TrainingJob(
             name=f"{REFINE}-{number:03d}",
-            rows=(*self._examples(learned), *self._replayed(len(learned), number)),
+            rows=(*converted.rows, *self._replayed(len(converted.rows), number)),
             start=self.student if stage.init == "previous" else self._entered,
             settings=pipeline.settings.training_for(stage),
+            loss=stage.pairwise if stage.conversion == "pairs" else None,
         )
         self.student = await pipeline.update(
-            REFINE, self._recipe, number=number, traces=tuple(ids), job=job, current=self.student
+            REFINE,
+            self._recipe,
+            number=number,
+            traces=tuple(ids),
+            job=job,
+            current=self.student,
+            left_out=converted.left_out,
         )
         if self.student.version == job.version():
             self._versions.append(self.student.version)
@@ -97,27 +106,22 @@ class Updates:
         self._trained += ids
         self._buffer = self._buffer[size:]
 
-    def _examples(self, ids: Sequence[str]) -> list[Example]:
-        """Question -> the reply that was accepted; in the order of their ids, so that equal sets are equal data."""
-        student = self._pipeline.cast.student
-        traces = self._pipeline.store.traces(REFINE, self._recipe, sorted(ids))
-        return [
-            Example(id=trace.question.id, prompt=student.prompt(trace.question), target=attempt.text)
-            for trace in traces
-            if (attempt := trace.accepted_attempt) is not None
-        ]
+    def _converted(self, ids: Sequence[str]) -> Converted:
+        """What these traces teach; in the order of their ids, so that equal sets are equal data."""
+        pipeline = self._pipeline
+        traces = pipeline.store.traces(REFINE, self._recipe, sorted(ids))
+        return refined(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
 
-    def _replayed(self, examples: int, number: int) -> list[Example]:
-        """A rotating share of stage 1's examples."""
+    def _replayed(self, examples: int, number: int) -> list[Row]:
+        """A rotating share of stage 1's examples. Raises `UsageError` when there are none."""
         count = round(examples * self._pipeline.settings.refine.replay)
         if not count:
             return []
-        traces = self._pipeline.distilled()
+        known = distilled(self._pipeline.distilled(), self._pipeline.cast.student).rows
+        if not known:
+            raise UsageError(
+                "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"
+            )
         start = (number - 1) * count
-        chosen = [traces[(start + i) % len(traces)] for i in range(min(count, len(traces)))]
-        student = self._pipeline.cast.student
-        return [
-            Example(id=f"replay-{t.question.id}", prompt=student.prompt(t.question), target=t.answer.text)
-            for t in chosen
-            if t.answer is not None
-        ]
+        chosen = [known[(start + i) % len(known)] for i in range(min(count, len(known)))]
+        return [row.model_copy(update={"id": f"replay-{row.id}"}) for row in chosen]

@@ -155,7 +155,9 @@ class Run:
             speaker = recorded("judge", self.judge_model, False)
             judge = ModelJudge(Voice(speaker, templates, given.domain, given.judge.sampling))
         cast = Cast(
-            Student(Voice(student, templates, given.domain, given.student.sampling)),
+            Student(
+                Voice(student, templates, given.domain, given.student.sampling), in_one_chat=given.refine.in_one_chat
+            ),
             ReferenceTeacher(),
             judge,
             student,

@@ -30,7 +30,9 @@ def test_every_quickstart_template_renders() -> None:
     check_templates(Templates(BUILTIN, PRESETS / "quickstart" / "prompts"), "SQL", EXAMPLE)
 
 
-@pytest.mark.parametrize("name", VARIABLES)
+@pytest.mark.parametrize(
+    "name", sorted(VARIABLES.keys() - {"student_feedback"})
+)  # that one follows the question in a chat
 def test_every_builtin_template_shows_the_question(name: str) -> None:
     messages = Templates(BUILTIN).render(name, **example_variables(name, "mathematics", EXAMPLE))
     assert EXAMPLE.question in messages[-1].content

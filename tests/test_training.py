@@ -192,42 +192,11 @@ def test_sft_loss_is_the_mean_negative_log_likelihood_of_supervised_tokens() -> 
 
 
 def test_losses_of_pieces_add_up_to_the_batch() -> None:
-    from meteor_agents.backends.losses import pairwise_hinge, sft_loss
+    from meteor_agents.backends.losses import sft_loss
 
     logits, labels = torch.randn(7, 5), torch.tensor([1, 2, IGNORED, 4, 0, IGNORED, 3])
     parts = sft_loss(logits[:3], labels[:3], total=5) + sft_loss(logits[3:], labels[3:], total=5)
     assert parts.item() == pytest.approx(sft_loss(logits, labels).item(), abs=1e-6)
-    chosen, rejected, lengths = torch.randn(4), torch.randn(4), torch.tensor([2, 3, 1, 5])
-    whole = pairwise_hinge(chosen, rejected, lengths, lengths.flip(0), 0.5, nll=0.1)
-    pieces = [
-        pairwise_hinge(chosen[cut], rejected[cut], lengths[cut], lengths.flip(0)[cut], 0.5, nll=0.1, total=4)
-        for cut in (slice(0, 1), slice(1, 4))
-    ]
-    assert sum(piece.item() for piece in pieces) == pytest.approx(whole.item(), abs=1e-6)
-
-
-def test_pairwise_hinge_is_zero_only_beyond_the_margin() -> None:
-    from meteor_agents.backends.losses import pairwise_hinge
-
-    # per token: -0.5 against -1.0, -0.5 against -0.45, -0.5 against -0.55
-    chosen, rejected = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-4.0, -1.8, -2.2])
-    lengths, other = torch.tensor([2, 2, 2]), torch.tensor([4, 4, 4])
-    loss = pairwise_hinge(chosen, rejected, lengths, other, margin=0.1)
-    assert loss.item() == pytest.approx((0.0 + 0.15 + 0.05) / 3, abs=1e-6)
-
-
-def test_pairwise_hinge_gradient_agrees_with_finite_differences() -> None:
-    from meteor_agents.backends.losses import pairwise_hinge
-
-    torch.manual_seed(0)
-    chosen = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    rejected = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    lengths, other = torch.tensor([2, 3, 1, 5, 4, 2]), torch.tensor([3, 3, 2, 1, 4, 6])
-
-    def loss(chosen: Any, rejected: Any) -> Any:
-        return pairwise_hinge(chosen, rejected, lengths, other, 0.3, nll=0.2)
-
-    assert torch.autograd.gradcheck(loss, (chosen, rejected))
 
 
 # Jobs and their files
