@@ -154,7 +154,11 @@ class Pipeline:
                 number=1,
                 traces=tuple(row.id for row in rows),
                 job=TrainingJob(
-                    name=FINETUNE, rows=tuple(rows), start=self.base, settings=self.settings.training_for(stage)
+                    name=FINETUNE,
+                    rows=tuple(rows),
+                    start=self.base,
+                    settings=self.settings.training_for(stage),
+                    keeps_optimizer=self.settings.refine_goes_on_from(stage),
                 ),
                 current=self.base,
             )
@@ -378,12 +382,13 @@ class Pipeline:
                 gate.reason,
             )
         )
-        await self._prune(candidate, current)
-        return candidate if gate.promoted else current
+        student = candidate if gate.promoted else current
+        await self._prune(student)
+        return student
 
-    async def _prune(self, *in_use: Checkpoint) -> None:
+    async def _prune(self, student: Checkpoint) -> None:
         """Let go of the checkpoints that no one needs any more."""
-        keep = needed(self.store) | {checkpoint.version for checkpoint in (*in_use, *self.lineage.values())}
+        keep = needed(self.store) | {checkpoint.version for checkpoint in (student, *self.lineage.values())}
         gone = await asyncio.to_thread(prune, self.checkpoints, keep, self.settings.checkpoints.keep)
         if gone:
             self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))

@@ -81,11 +81,14 @@ class Updates:
         ids = self._buffer[:size]
         learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
         number = self._rounds + 1
+        start = self.student if stage.init == "previous" else self._entered
         job = TrainingJob(
             name=f"{REFINE}-{number:03d}",
             rows=(*self._examples(learned), *self._replayed(len(learned), number)),
-            start=self.student if stage.init == "previous" else self._entered,
+            start=start,
             settings=pipeline.settings.training_for(stage),
+            carries_optimizer=self._goes_on_from(start),
+            keeps_optimizer=pipeline.settings.refine_goes_on_from(stage),
         )
         self.student = await pipeline.update(
             REFINE, self._recipe, number=number, traces=tuple(ids), job=job, current=self.student
@@ -96,6 +99,14 @@ class Updates:
         self._rounds = number
         self._trained += ids
         self._buffer = self._buffer[size:]
+
+    def _goes_on_from(self, start: Checkpoint) -> bool:
+        """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
+        pipeline = self._pipeline
+        if start.version == pipeline.base.version:
+            return False
+        stage = pipeline.settings.distill if start == self._entered else pipeline.settings.refine
+        return pipeline.settings.refine_goes_on_from(stage)
 
     def _examples(self, ids: Sequence[str]) -> list[Example]:
         """Question -> the reply that was accepted; in the order of their ids, so that equal sets are equal data."""
