@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from meteor_agents.backends.freed_memory import give_back_freed_memory
+from meteor_agents.backends.kept_tokenizers import Tokenizers
 from meteor_agents.backends.training_place import join_ranks
-from meteor_agents.backends.training_run import Tokenizers, train
+from meteor_agents.backends.training_run import train
 from meteor_agents.backends.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import MeteorError
 

@@ -28,6 +28,7 @@ from meteor_agents.backends.losses import pairwise_hinge, sft_loss, token_log_pr
 from meteor_agents.backends.optimizer_state import load_optimizer, save_optimizer
 from meteor_agents.backends.trained_weights import change_of, gather_masters
 from meteor_agents.backends.training_batches import BatchPlan, EncodedRow, encode_rows, learning_rate
+from meteor_agents.backends.training_board import Board
 from meteor_agents.backends.training_clock import Clock
 from meteor_agents.backends.training_model import load_model, open_engine
 from meteor_agents.backends.training_place import Place
@@ -45,9 +46,8 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         place = Place.of_this_rank(job.settings)
         encoding = encode_rows(tokenizers.of(job.start.path), job.rows, job.settings.max_length)
         plan = BatchPlan.of(len(encoding.rows), job.settings, place.ranks)
-        steps = plan.steps_per_epoch * job.settings.epochs
     if place.rank == 0:
-        opening = _opening(job, place, plan, encoding.too_long, steps)
+        opening = _opening(job, place, plan, encoding.too_long)
         print(f"{job.name}: {opening}", flush=True)
         work.append_progress({"kind": "note", "text": opening})
     with clock("model"):
@@ -65,10 +65,7 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         engine = open_engine(model, config, job.settings, place)
         exact = job.carries_optimizer and load_optimizer(engine, place, optimizer_beside(job.start.path))
     with clock("steps"):
-        done = [
-            _step(engine, plan, batch, step, steps, job, place, work)
-            for step, batch in enumerate(_batches(plan, encoding.rows, job.settings))
-        ]
+        done = _steps(engine, plan, encoding.rows, job, place, work)
     with clock("save"):
         if job.keeps_optimizer:
             save_optimizer(engine, place, work.optimizer, masters=not is_float32(job.start.path))
@@ -90,7 +87,8 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         )
 
 
-def _opening(job: TrainingJob, place: Place, plan: BatchPlan, too_long: int, steps: int) -> str:
+def _opening(job: TrainingJob, place: Place, plan: BatchPlan, too_long: int) -> str:
+    steps = plan.steps_per_epoch * job.settings.epochs
     rows = len(job.rows) - too_long
     left_out = f" ({too_long} longer than {job.settings.max_length} tokens left out)" if too_long else ""
     return (
@@ -108,6 +106,7 @@ class Step(NamedTuple):
     margin: float
     """Of preference pairs: mean per-token log-likelihood of the chosen replies less that of the rejected."""
     seconds: float
+    rate: float
 
 
 def _batches(plan: BatchPlan, rows: Sequence[EncodedRow], settings: TrainingSettings) -> Iterator[list[EncodedRow]]:
@@ -115,18 +114,29 @@ def _batches(plan: BatchPlan, rows: Sequence[EncodedRow], settings: TrainingSett
         yield from plan.epoch(rows, f"{settings.seed}-{epoch}")
 
 
-def _step(
-    engine: Any,
-    plan: BatchPlan,
-    batch: list[EncodedRow],
-    step: int,
-    steps: int,
-    job: TrainingJob,
-    place: Place,
-    work: WorkFolder,
-) -> Step:
+def _steps(
+    engine: Any, plan: BatchPlan, rows: Sequence[EncodedRow], job: TrainingJob, place: Place, work: WorkFolder
+) -> list[Step]:
+    steps = plan.steps_per_epoch * job.settings.epochs
+    told = place.rank == 0
+    done: list[Step] = []
+    with Board(work.board if told and job.settings.tensorboard else None) as board:
+        for number, batch in enumerate(_batches(plan, rows, job.settings)):
+            step = _step(engine, plan, batch, learning_rate(number, steps, job.settings), job, place)
+            broken = "loss" if not math.isfinite(step.loss) else "gradient" if _lost_gradient(engine, place) else None
+            if broken:
+                raise TrainingError(
+                    f"the {broken} is not finite at step {number + 1} of {steps}: try a lower learning_rate, "
+                    "or dtype float32"
+                )
+            done.append(step)
+            if told:
+                _tell(work, board, done, steps)
+    return done
+
+
+def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, job: TrainingJob, place: Place) -> Step:
     began = time.perf_counter()
-    rate = learning_rate(step, steps, job.settings)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     sums = torch.zeros(2, device=place.device)
@@ -138,25 +148,15 @@ def _step(
     if place.ranks > 1:
         torch.distributed.all_reduce(sums)
     total, margin_mean = sums.tolist()
-    broken = "loss" if not math.isfinite(total) else "gradient" if _lost_gradient(engine, place) else None
-    if broken:
-        raise TrainingError(
-            f"the {broken} is not finite at step {step + 1} of {steps}: try a lower learning_rate, or dtype float32"
-        )
-    tokens = sum(row.tokens for row in batch)
-    seconds = time.perf_counter() - began
-    if place.rank == 0:
-        work.append_progress(
-            {
-                "kind": "step",
-                "step": step + 1,
-                "steps": steps,
-                "loss": total,
-                "learning_rate": rate,
-                "tokens_per_s": tokens / seconds,
-            }
-        )
-    return Step(total, tokens, margin_mean, seconds)
+    return Step(total, sum(row.tokens for row in batch), margin_mean, time.perf_counter() - began, rate)
+
+
+def _tell(work: WorkFolder, board: Board, done: list[Step], steps: int) -> None:
+    step = done[-1]
+    scalars = {"loss": step.loss, "learning_rate": step.rate, "tokens_per_s": step.tokens / step.seconds}
+    left = _mean([step.seconds for step in done]) * (steps - len(done))
+    work.append_progress({"kind": "step", "step": len(done), "steps": steps, **scalars, "seconds_left": left})
+    board.add(len(done), **scalars)
 
 
 def _lost_gradient(engine: Any, place: Place) -> bool:

@@ -50,6 +50,11 @@ class WorkFolder:
         return self.path / "optimizer"
 
     @property
+    def board(self) -> Path:
+        """Where the job's TensorBoard files stay."""
+        return self.path.parent / "tensorboard" / self.path.name.removeprefix(".work-")
+
+    @property
     def report(self) -> Path:
         return self.path / "report.json"
 

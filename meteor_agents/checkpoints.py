@@ -34,8 +34,9 @@ def needed(records: Records) -> set[str]:
 def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
     """Remove the checkpoints of `folder` but those of `keep` and the newest so many; the names of what went.
 
-    An optimizer's state only serves to train on: it goes unless its checkpoint is one of `keep`. A folder is renamed before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name
-    that a run gives is left alone.
+    An optimizer's state only serves to train on: it goes unless its checkpoint is one of `keep`. A folder is renamed
+    before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name that a run gives is
+    left alone.
     """
     for half in folder.glob(f"{_GOING}*"):
         shutil.rmtree(half, ignore_errors=True)

@@ -97,6 +97,9 @@ class TrainingSettings(_Value):
     parameter beside the checkpoint, 12 if that is no float32 one). Adapters are made anew each time, and so is their
     optimizer."""
 
+    tensorboard: bool = False
+    """Loss, learning rate and tokens/s of each step also as TensorBoard files, in checkpoints/tensorboard."""
+
     @property
     def carries_optimizer(self) -> bool:
         return self.optimizer_state == "keep" and self.lora is None
@@ -132,7 +135,10 @@ class TrainingJob(_Value):
         return f"{self.name}-{self.hash()[:8]}"
 
     def hash(self) -> str:
-        content = self.model_dump(mode="json", exclude={"start": {"path"}, "keeps_optimizer": True})
+        settings = {"optimizer_state", "tensorboard"}  # of the first, what matters is in `carries_optimizer`
+        content = self.model_dump(
+            mode="json", exclude={"start": {"path"}, "keeps_optimizer": True, "settings": settings}
+        )
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def data_hash(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -65,7 +67,12 @@ def sft(base: Path, rows: tuple[Example, ...], **settings: Any) -> TrainingJob:
     )
 
 
-Train = Callable[[TrainingJob, Path], tuple[TrainingReport, list[Event]]]
+class Train(Protocol):
+    """Trains, and gives the report and all events; `hear` gets these as they come."""
+
+    def __call__(
+        self, job: TrainingJob, folder: Path, hear: Callable[[Event], None] = ...
+    ) -> tuple[TrainingReport, list[Event]]: ...
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +83,16 @@ def train() -> Iterator[Train]:
     with asyncio.Runner() as runner:
         trainer = DeepSpeedTrainer()
 
-        def run(job: TrainingJob, folder: Path) -> tuple[TrainingReport, list[Event]]:
+        def run(
+            job: TrainingJob, folder: Path, hear: Callable[[Event], None] = lambda event: None
+        ) -> tuple[TrainingReport, list[Event]]:
             events: list[Event] = []
-            return runner.run(trainer.train(job, folder, events.append)), events
+
+            def on_event(event: Event) -> None:
+                events.append(event)
+                hear(event)
+
+            return runner.run(trainer.train(job, folder, on_event)), events
 
         yield run
         runner.run(trainer.aclose())
@@ -95,12 +109,12 @@ def weights(folder: Path) -> dict[str, Any]:
 
 
 def names(folder: Path) -> set[str]:
-    """What jobs left there; the processes' log lies where their first job was."""
-    return {file.name for file in folder.iterdir()} - {"trainer.log"}
+    """What jobs left there. The processes' own files lie where their first job was."""
+    return {file.name for file in folder.iterdir() if not re.match(r"\.?trainer[-.]", file.name)}
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Command lines that mention the folder: launchers and ranks of its jobs, but not this test."""
+def processes_of(folder: Path) -> list[int]:
+    """Whose command lines mention the folder: launchers and ranks of its jobs, but not this test."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -108,7 +122,7 @@ def processes_of(folder: Path) -> list[str]:
         except OSError:
             continue
         if str(folder) in command and "training_worker" in command:
-            found.append(command.replace("\0", " "))
+            found.append(int(entry.parent.name))
     return found
 
 
@@ -314,38 +328,57 @@ def starts(events: list[Event]) -> int:
     return sum(isinstance(event, TrainingNote) and event.text.startswith("started") for event in events)
 
 
-def in_new_processes(job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> None:
-    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
-
-    async def alone() -> None:
-        trainer = DeepSpeedTrainer()
-        try:
-            await trainer.train(job, folder, on_event)
-        finally:
-            await trainer.aclose()
-
-    asyncio.run(alone())
-
-
-@pytest.mark.parametrize("config", ["zero2", "zero3"])
-def test_an_update_goes_on_with_the_optimizer_of_the_one_before_also_in_new_processes(
-    base: Path, train: Train, tmp_path: Path, config: str
-) -> None:
-    """And under another ZeRO stage and number of ranks it starts from the same."""
+def other_weights(one: Path, other: Path, *, atol: float) -> list[str]:
     import torch
 
+    ours, theirs = weights(one), weights(other)
+    return [name for name in ours if not torch.allclose(ours[name], theirs[name], rtol=0, atol=atol)]
+
+
+def test_an_update_goes_on_with_the_optimizer_of_the_one_before_whatever_the_zero_stage(
+    base: Path, train: Train, tmp_path: Path
+) -> None:
     jobs = chain(base, 3)
-    told = train_chain(jobs, tmp_path, train)
-    assert sum(map(starts, told)) <= 1
+    assert sum(map(starts, train_chain(jobs, tmp_path, train))) <= 1
     last = placed(jobs[-1], tmp_path)
-    fresh, _ = train(last.model_copy(update={"carries_optimizer": False}), tmp_path / "fresh")
-    other = last.model_copy(update={"settings": last.settings.model_copy(update={"config": config})})
-    again: list[Event] = []
-    in_new_processes(other, tmp_path / "again", again.append)
-    ours, theirs, without = (weights(tmp_path / name) for name in (last.version(), "again", "fresh"))
-    if config == "zero2":
-        assert losses(told[-1]) == losses(again)
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
-    assert not all(torch.allclose(ours[name], without[name], atol=1e-3) for name in ours)
-    assert fresh.steps == 2
+    here = tmp_path / last.version()
+    settings = last.settings.model_copy(update={"config": "zero3"})
+    train(last.model_copy(update={"settings": settings}), tmp_path / "zero3")
+    assert other_weights(here, tmp_path / "zero3", atol=1e-6) == []
+    train(last.model_copy(update={"carries_optimizer": False}), tmp_path / "fresh")
+    assert other_weights(here, tmp_path / "fresh", atol=1e-3) != []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_an_update_whose_processes_are_killed_is_done_again_and_gives_the_same(
+    base: Path, train: Train, tmp_path: Path
+) -> None:
+    """In bfloat16 from a checkpoint in bfloat16, where the masters are kept too."""
+    from safetensors.torch import load_file, save_file
+
+    half = shutil.copytree(base, tmp_path / "half")
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in weights(base).items()},
+        half / "model.safetensors",
+        {"format": "pt"},
+    )
+    jobs = chain(half, 2, dtype="bfloat16", learning_rate=1e-5)
+    *_, uninterrupted = train_chain(jobs, tmp_path, train)
+    kept = load_file(tmp_path / f"{jobs[0].version()}.optimizer" / "0001.safetensors")
+    assert {name.partition("/")[0] for name in kept} == {"master", "exp_avg", "exp_avg_sq"}
+
+    last = placed(jobs[-1], tmp_path)
+    killed: list[int] = []
+
+    def kill_once(event: Event) -> None:
+        if isinstance(event, TrainingProgress) and not killed:
+            killed.extend(processes_of(tmp_path.parent))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    _, events = train(last, tmp_path / "again", kill_once)
+    assert len(killed) == 2
+    assert starts(events) == 1
+    assert any(isinstance(event, TrainingNote) and "the whole update is done again" in event.text for event in events)
+    assert losses(events)[-2:] == losses(uninterrupted)
+    assert other_weights(tmp_path / last.version(), tmp_path / "again", atol=0) == []
