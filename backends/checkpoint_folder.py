@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,22 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_float32(folder: Path) -> bool:
+    """Whether all weights are stored in float32, by the headers of the safetensors files."""
+    return all(
+        entry["dtype"] == "F32"
+        for file in folder.glob("*.safetensors")
+        for name, entry in _header(file).items()
+        if name != "__metadata__"
+    )
+
+
+def _header(file: Path) -> dict[str, Any]:
+    with file.open("rb") as content:
+        header: dict[str, Any] = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        return header
 
 
 def damaged_weights(folder: Path) -> str | None:

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from meteor_agents.errors import SettingsError
+from meteor_agents.training import TrainingSettings
 
 _OURS = ("optimizer", "scheduler")
+
+
+def check_training(settings: TrainingSettings) -> None:
+    """Whatever can be known to fail before anything is started. Raises `SettingsError`."""
+    load_config(settings.config)
+    if settings.tensorboard and find_spec("tensorboard") is None:
+        raise SettingsError(
+            "training.tensorboard: the package tensorboard is not installed; pip install tensorboard, or leave it out"
+        )
 
 
 def load_config(name: str) -> dict[str, Any]:

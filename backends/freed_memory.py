@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
+from pathlib import Path
 
 KEEP_FREED_MEMORY = ":".join(
     f"glibc.malloc.{name}={value}"
@@ -17,3 +18,9 @@ def give_back_freed_memory() -> None:
     """To the kernel, for others or for files: a process keeps much of what it has freed."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def forget_peak_memory() -> None:
+    """The process's peak, as the kernel keeps it, starts anew from what is taken now (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -130,14 +130,14 @@ def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | 
 
 def open_trainer(settings: Settings) -> Trainer:
     """What trains the student; the training settings of every stage can be used. Raises `SettingsError`."""
-    from meteor_agents.backends.deepspeed_config import load_config
+    from meteor_agents.backends.deepspeed_config import check_training
     from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
 
     for stage in STAGES_THAT_TRAIN:
         training = settings.training_for(getattr(settings, stage))
         if training.backend != "deepspeed":
             raise SettingsError(f"training.backend: unknown backend {training.backend!r}; known: deepspeed")
-        load_config(training.config)
+        check_training(training)
     return DeepSpeedTrainer()
 
 

@@ -1,6 +1,6 @@
-"""The program that every rank of a training job runs, under DeepSpeed's launcher.
+"""The program that every rank of a resident trainer runs, under DeepSpeed's launcher.
 
-deepspeed --module meteor_agents.backends.training_worker --job WORK/job.json
+deepspeed --module meteor_agents.backends.training_worker --orders FOLDER/orders.jsonl
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-from meteor_agents.backends.work_folder import WorkFolder
-from meteor_agents.errors import MeteorError
-
 PIPE_VARIABLE = "METEOR_TRAINER_PIPE"
 """Set by the trainer: standard input is a pipe that it holds open for as long as it lives."""
 
@@ -22,29 +19,16 @@ def main() -> None:
     if PIPE_VARIABLE in os.environ:
         threading.Thread(target=_exit_with_the_trainer, daemon=True).start()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--job", type=Path, required=True)
+    parser.add_argument("--orders", type=Path, required=True, help="a line for each job: its folder, as JSON")
     parser.add_argument("--local_rank", type=int, default=0, help="given by the launcher")
-    work = WorkFolder(parser.parse_args().job.parent)
+    orders = parser.parse_args().orders
 
-    from meteor_agents.backends.training_run import train  # seconds of imports: the pipe is watched before
+    from meteor_agents.backends.training_rank import take_orders  # seconds of imports: the pipe is watched before
 
-    try:
-        train(work)
-    except MeteorError as failure:
-        print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
-        raise SystemExit(1) from None
-    _leave()
-
-
-def _leave() -> None:
-    """End here, with everything written: the interpreter's own end would meet the threads that torch still runs.
-
-    Now and then one of them wakes up in it and aborts the process ("terminate called without an active exception"),
-    and the launcher reports a job as failed that is done.
-    """
+    take_orders(orders)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(1)  # not by the interpreter's own end: threads that torch still runs may wake up in it, and abort
 
 
 def _exit_with_the_trainer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from meteor_agents.errors import MeteorError, NothingToTrainError, TrainingError
 from meteor_agents.training import Row, TrainingJob, TrainingReport
 
 _ROW: TypeAdapter[Row] = TypeAdapter(Row)
@@ -17,7 +19,7 @@ _ROW: TypeAdapter[Row] = TypeAdapter(Row)
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """One job's files: the trainer writes job, rows, config; the worker progress, checkpoint and, last, the report."""
+    """One job's files: the trainer writes job, rows, config; the ranks progress, checkpoint and, last, report or failure."""
 
     path: Path
 
@@ -43,8 +45,23 @@ class WorkFolder:
         return self.path / "checkpoint"
 
     @property
+    def optimizer(self) -> Path:
+        """What the optimizer remembers, where the job keeps it."""
+        return self.path / "optimizer"
+
+    @property
+    def board(self) -> Path:
+        """Where the job's TensorBoard files stay."""
+        return self.path.parent / "tensorboard" / self.path.name.removeprefix(".work-")
+
+    @property
     def report(self) -> Path:
         return self.path / "report.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the job cannot be done; absent when the ranks ended for another reason."""
+        return self.path / "failure.json"
 
     def write(self, job: TrainingJob, config: dict[str, Any]) -> None:
         self.path.mkdir(parents=True)
@@ -66,11 +83,28 @@ class WorkFolder:
             file.write(json.dumps(record) + "\n")
 
     def write_report(self, report: TrainingReport) -> None:
-        self.report.write_text(report.model_dump_json(), encoding="utf-8")
+        self._write_whole(self.report, report.model_dump_json())
+
+    def write_failure(self, error: MeteorError) -> None:
+        self._write_whole(self.failure, json.dumps({"error": type(error).__name__, "text": str(error)}))
+
+    def read_failure(self) -> MeteorError | None:
+        """As it was raised; None when there is none."""
+        if not self.failure.is_file():
+            return None
+        told = json.loads(self.failure.read_text(encoding="utf-8"))
+        kind = NothingToTrainError if told["error"] == NothingToTrainError.__name__ else TrainingError
+        return kind(told["text"])
+
+    def _write_whole(self, file: Path, text: str) -> None:
+        """Seen by its reader whole or not at all. Every rank may write the same."""
+        half = file.with_name(f"{file.name}.{os.getpid()}")
+        half.write_text(text, encoding="utf-8")
+        half.replace(file)
 
 
 class ProgressTail:
-    """Reads a progress file that grows: each call gives the records since the last one, whole lines only."""
+    """Reads a file of JSON lines that grows: each call gives the records since the last one, whole lines only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

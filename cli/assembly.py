@@ -215,6 +215,8 @@ async def open_pipeline(
     if wanted.train:
         check_trainable(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
+    if trainer is not None:
+        closing.push_async_callback(trainer.aclose)
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
     untrained = base_checkpoint(settings.student)
 

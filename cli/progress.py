@@ -197,9 +197,10 @@ class PlainLines:
 
 
 def training_line(event: TrainingProgress) -> str:
+    left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
     return (
         f"{event.name}: step {event.step} of {event.steps}, loss {event.loss:.3f}, "
-        f"lr {event.learning_rate:.1e}, {event.tokens_per_s:,.0f} tokens/s"
+        f"lr {event.learning_rate:.1e}, {event.tokens_per_s:,.0f} tokens/s{left}"
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from .conversations import REFINE
 from .store import Records
 
 _OURS = re.compile(r"(finetune|refine-\d+|self-train-\d+)-[0-9a-f]{8}")
+_OPTIMIZER = re.compile(rf"({_OURS.pattern})\.optimizer")
 _GOING = ".removed-"
 
 
@@ -30,11 +31,12 @@ def needed(records: Records) -> set[str]:
     return kept | set(last.values())
 
 
-def prune(folder: Path, keep: Iterable[str], newest: int) -> list[str]:
+def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
     """Remove the checkpoints of `folder` but those of `keep` and the newest so many; the names of what went.
 
-    A folder is renamed before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name
-    that a run gives is left alone.
+    An optimizer's state only serves to train on: it goes unless its checkpoint is one of `keep`. A folder is renamed
+    before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name that a run gives is
+    left alone.
     """
     for half in folder.glob(f"{_GOING}*"):
         shutil.rmtree(half, ignore_errors=True)
@@ -42,7 +44,8 @@ def prune(folder: Path, keep: Iterable[str], newest: int) -> list[str]:
     ours.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     stays = {*keep, *(path.name for path in ours[:newest])}
     gone = [path for path in ours if path.name not in stays]
-    for path in gone:
+    states = {path: found[1] for path in folder.iterdir() if (found := _OPTIMIZER.fullmatch(path.name))}
+    for path in [*gone, *(state for state, version in states.items() if version not in keep)]:
         going = path.with_name(f"{_GOING}{path.name}")
         path.rename(going)
         shutil.rmtree(going, ignore_errors=True)

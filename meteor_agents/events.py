@@ -134,6 +134,8 @@ class TrainingProgress(Event):
     loss: float
     learning_rate: float
     tokens_per_s: float
+    seconds_left: float | None = None
+    """At the mean rate of the steps so far."""
 
 
 @dataclass(frozen=True, slots=True)

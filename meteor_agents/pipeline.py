@@ -150,7 +150,11 @@ class Pipeline:
                 "file of your own with --data"
             )
         job = TrainingJob(
-            name=FINETUNE, rows=tuple(rows), start=self.base, settings=self.settings.training_for(self.settings.distill)
+            name=FINETUNE,
+            rows=tuple(rows),
+            start=self.base,
+            settings=self.settings.training_for(self.settings.distill),
+            keeps_optimizer=self.settings.refine_goes_on_from(self.settings.distill),
         )
         recipe = self.recipes.finetune(self.base, own_rows=job.data_hash() if own_rows else None)
         async with self.stage(FINETUNE, recipe, len(rows), 0) as ended:
@@ -399,12 +403,13 @@ class Pipeline:
                 gate.reason,
             )
         )
-        await self._prune(candidate, current)
-        return candidate if gate.promoted else current
+        student = candidate if gate.promoted else current
+        await self._prune(student)
+        return student
 
-    async def _prune(self, *in_use: Checkpoint) -> None:
+    async def _prune(self, student: Checkpoint) -> None:
         """Let go of the checkpoints that no one needs any more."""
-        keep = needed(self.store) | {checkpoint.version for checkpoint in (*in_use, *self.lineage.values())}
+        keep = needed(self.store) | {checkpoint.version for checkpoint in (student, *self.lineage.values())}
         gone = await asyncio.to_thread(prune, self.checkpoints, keep, self.settings.checkpoints.keep)
         if gone:
             self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))

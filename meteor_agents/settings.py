@@ -317,6 +317,11 @@ class Settings(Section):
         """`training` with what the stage sets otherwise."""
         return TrainingSettings.model_validate({**self.training.model_dump(), **stage.training})
 
+    def refine_goes_on_from(self, stage: TakeSettings) -> bool:
+        """Whether an update of stage 2 begins with the optimizer's state that a training of `stage` has left."""
+        before, now = self.training_for(stage), self.training_for(self.refine)
+        return self.refine.init == "previous" and before.carries_optimizer and now.carries_optimizer
+
     @model_validator(mode="after")
     def _stage_training_is_valid(self) -> Settings:
         for name in STAGES_THAT_TRAIN:

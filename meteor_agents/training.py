@@ -67,6 +67,11 @@ class Checkpoint(_Value):
     path: Path
 
 
+def optimizer_beside(checkpoint: Path) -> Path:
+    """The folder of the optimizer's state after that checkpoint's training, for those that keep it."""
+    return checkpoint.with_name(f"{checkpoint.name}.optimizer")
+
+
 class LoraSettings(_Value):
     """Low-rank adapters (arXiv 2106.09685), merged into the weights when the checkpoint is written."""
 
@@ -103,6 +108,17 @@ class TrainingSettings(_Value):
     lora: LoraSettings | None = None
     gradient_checkpointing: bool = False
     seed: int = 0
+    optimizer_state: Literal["keep", "reset"] = "keep"
+    """Whether an update of stage 2 goes on with what the optimizer knew after the one that it starts from (8 bytes a
+    parameter beside the checkpoint, 12 if that is no float32 one). Adapters are made anew each time, and so is their
+    optimizer."""
+
+    tensorboard: bool = False
+    """Loss, learning rate and tokens/s of each step also as TensorBoard files, in checkpoints/tensorboard."""
+
+    @property
+    def carries_optimizer(self) -> bool:
+        return self.optimizer_state == "keep" and self.lora is None
 
 
 LossName = Literal["hinge", "dpo", "ipo", "simpo", "kto", "rdpo"]
@@ -171,13 +187,20 @@ class TrainingJob(_Value):
     settings: TrainingSettings
     loss: PairwiseLoss | None = None
     """None: supervised fine-tuning on examples."""
+    carries_optimizer: bool = False
+    """Begin with the optimizer's state that lies beside the start checkpoint."""
+    keeps_optimizer: bool = False
+    """Leave the optimizer's state beside the new checkpoint. Decides nothing about its weights."""
 
     def version(self) -> str:
         """The new checkpoint's version: the name, and a hash of the data, the start and the settings."""
         return f"{self.name}-{self.hash()[:8]}"
 
     def hash(self) -> str:
-        content = self.model_dump(mode="json", exclude={"start": {"path"}})
+        settings = {"optimizer_state", "tensorboard"}  # of the first, what matters is in `carries_optimizer`
+        content = self.model_dump(
+            mode="json", exclude={"start": {"path"}, "keeps_optimizer": True, "settings": settings}
+        )
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def data_hash(self) -> str:
@@ -208,4 +231,8 @@ class Trainer(Protocol):
         Raises `NothingToTrainError` when no row can be trained on, and otherwise `TrainingError` with the last lines of
         the trainer's log; `folder` then does not exist. Cancelling ends the trainer's processes.
         """
+        ...
+
+    async def aclose(self) -> None:
+        """End what `train` has left running for the next job. May be called again."""
         ...

@@ -83,12 +83,15 @@ class Updates:
         learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
         number = self._rounds + 1
         converted = self._converted(learned)
+        start = self.student if stage.init == "previous" else self._entered
         job = TrainingJob(
             name=f"{REFINE}-{number:03d}",
             rows=(*converted.rows, *self._replayed(len(converted.rows), number)),
-            start=self.student if stage.init == "previous" else self._entered,
+            start=start,
             settings=pipeline.settings.training_for(stage),
             loss=stage.pairwise if stage.conversion == "pairs" else None,
+            carries_optimizer=self._goes_on_from(start),
+            keeps_optimizer=pipeline.settings.refine_goes_on_from(stage),
         )
         self.student = await pipeline.update(
             REFINE,
@@ -111,6 +114,14 @@ class Updates:
         pipeline = self._pipeline
         traces = pipeline.store.traces(REFINE, self._recipe, sorted(ids))
         return refined(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
+
+    def _goes_on_from(self, start: Checkpoint) -> bool:
+        """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
+        pipeline = self._pipeline
+        if start.version == pipeline.base.version:
+            return False
+        stage = pipeline.settings.distill if start == self._entered else pipeline.settings.refine
+        return pipeline.settings.refine_goes_on_from(stage)
 
     def _replayed(self, examples: int, number: int) -> list[Row]:
         """A rotating share of stage 1's examples. Raises `UsageError` when there are none."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -64,11 +67,35 @@ def sft(base: Path, rows: tuple[Example, ...], **settings: Any) -> TrainingJob:
     )
 
 
-def train(job: TrainingJob, folder: Path) -> tuple[TrainingReport, list[Event]]:
+class Train(Protocol):
+    """Trains, and gives the report and all events; `hear` gets these as they come."""
+
+    def __call__(
+        self, job: TrainingJob, folder: Path, hear: Callable[[Event], None] = ...
+    ) -> tuple[TrainingReport, list[Event]]: ...
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Train]:
+    """Jobs one after another by one trainer, so that most tests find its processes running."""
     from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
 
-    events: list[Event] = []
-    return asyncio.run(DeepSpeedTrainer().train(job, folder, events.append)), events
+    with asyncio.Runner() as runner:
+        trainer = DeepSpeedTrainer()
+
+        def run(
+            job: TrainingJob, folder: Path, hear: Callable[[Event], None] = lambda event: None
+        ) -> tuple[TrainingReport, list[Event]]:
+            events: list[Event] = []
+
+            def on_event(event: Event) -> None:
+                events.append(event)
+                hear(event)
+
+            return runner.run(trainer.train(job, folder, on_event)), events
+
+        yield run
+        runner.run(trainer.aclose())
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -81,8 +108,13 @@ def weights(folder: Path) -> dict[str, Any]:
     return dict(load_file(folder / "model.safetensors"))
 
 
-def processes_of(folder: Path) -> list[str]:
-    """Command lines that mention the folder: launchers and ranks of its jobs, but not this test."""
+def names(folder: Path) -> set[str]:
+    """What jobs left there. The processes' own files lie where their first job was."""
+    return {file.name for file in folder.iterdir() if not re.match(r"\.?trainer[-.]", file.name)}
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Whose command lines mention the folder: launchers and ranks of its jobs, but not this test."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -90,7 +122,7 @@ def processes_of(folder: Path) -> list[str]:
         except OSError:
             continue
         if str(folder) in command and "training_worker" in command:
-            found.append(command.replace("\0", " "))
+            found.append(int(entry.parent.name))
     return found
 
 
@@ -114,11 +146,11 @@ def test_cancelled_job_leaves_no_process_and_no_folder(base: Path, tmp_path: Pat
         training.cancel()
         with pytest.raises(asyncio.CancelledError):
             await training
-        assert seen == [2, 3]  # the runner, the launcher and one rank were there
+        assert seen == [2, 2]  # the launcher and one rank were there
 
     asyncio.run(cancel_after_two_steps())
     assert processes_of(tmp_path) == []
-    assert [file.name for file in tmp_path.iterdir()] == ["new.log"]
+    assert names(tmp_path) == {"new.log"}
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -138,7 +170,7 @@ def test_processes_end_when_their_trainer_is_killed(base: Path, tmp_path: Path) 
         for line in trainer.stdout:
             if line.startswith("TrainingProgress"):
                 break
-        assert len(processes_of(tmp_path)) == 3
+        assert len(processes_of(tmp_path)) == 2
         os.kill(trainer.pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while processes_of(tmp_path) and time.monotonic() < deadline:
@@ -147,29 +179,29 @@ def test_processes_end_when_their_trainer_is_killed(base: Path, tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
-def test_failed_job_tells_why_and_leaves_no_folder(base: Path, tmp_path: Path) -> None:
+def test_failed_job_tells_why_and_leaves_no_folder(base: Path, train: Train, tmp_path: Path) -> None:
     with pytest.raises(NothingToTrainError) as failure:
         train(sft(base, examples(3), max_length=8), tmp_path / "new")
     sentence = str(failure.value)
     assert "no rows to train on: all 3 are longer than max_length 8 tokens" in sentence
     assert str(tmp_path / "new.log") in sentence
     assert len(sentence.splitlines()) <= 16
-    assert [file.name for file in tmp_path.iterdir()] == ["new.log"]
+    assert names(tmp_path) == {"new.log"}
 
 
-def test_existing_folder_is_never_overwritten(base: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_never_overwritten(base: Path, train: Train, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="exists already"):
         train(sft(base, examples(3)), tmp_path)
 
 
-def test_incomplete_start_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_incomplete_start_is_refused_before_anything_starts(train: Train, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match=r"lacks config\.json"):
         train(sft(tmp_path / "empty", examples(3)), tmp_path / "new")
     assert not (tmp_path / "new.log").exists()
 
 
-def test_full_fine_tuning_gives_the_same_on_one_and_two_ranks(base: Path, tmp_path: Path) -> None:
+def test_full_fine_tuning_gives_the_same_on_one_and_two_ranks(base: Path, train: Train, tmp_path: Path) -> None:
     import torch
 
     too_long = Example(id="long", prompt=question(1), target="word " * 500)
@@ -190,10 +222,10 @@ def test_full_fine_tuning_gives_the_same_on_one_and_two_ranks(base: Path, tmp_pa
     assert all(after[name].dtype == before[name].dtype == torch.float32 for name in before)
     assert all(not torch.equal(after[name], before[name]) for name in before)
     assert all(torch.allclose(after[name], other[name], atol=3e-3) for name in before)
-    assert {file.name for file in tmp_path.iterdir()} == {"one", "one.log", "two", "two.log"}
+    assert names(tmp_path) == {"one", "one.log", "two", "two.log"}
 
 
-def test_merged_adapters_lower_the_loss_of_the_written_checkpoint(base: Path, tmp_path: Path) -> None:
+def test_merged_adapters_lower_the_loss_of_the_written_checkpoint(base: Path, train: Train, tmp_path: Path) -> None:
     import torch
 
     rows = tuple(Example(id=str(i), prompt=question(1), target="It is 2, surely.") for i in range(4))
@@ -231,7 +263,7 @@ def loss_of(folder: Path, example: Example) -> float:
     return float(sft_loss(logits[0, :-1], torch.tensor(encoded.labels[1:])))
 
 
-def test_pairwise_job_under_zero3_prefers_the_chosen_replies(base: Path, tmp_path: Path) -> None:
+def test_pairwise_job_under_zero3_prefers_the_chosen_replies(base: Path, train: Train, tmp_path: Path) -> None:
     pairs = tuple(
         PreferencePair(id=str(i), prompt=question(i), chosen=f"It is {2 * i}.", rejected="Nobody can know that, sorry.")
         for i in range(6)
@@ -256,3 +288,97 @@ def margin_of(folder: Path, pair: PreferencePair) -> float:
     chosen = Example(id=pair.id, prompt=pair.prompt, target=pair.chosen)
     rejected = Example(id=pair.id, prompt=pair.prompt, target=pair.rejected)
     return loss_of(folder, rejected) - loss_of(folder, chosen)
+
+
+# Jobs one after another in the same processes
+
+
+def chain(base: Path, length: int, **more: Any) -> list[TrainingJob]:
+    """Updates, each of which starts from the one before and goes on with its optimizer."""
+    settings = TrainingSettings(learning_rate=3e-3, batch_size=4, micro_batch_size=4, epochs=1, dtype="float32")
+    jobs: list[TrainingJob] = []
+    for number in range(length):
+        start = Checkpoint(version=jobs[-1].version(), path=Path(jobs[-1].version())) if jobs else None
+        jobs.append(
+            TrainingJob(
+                name=f"refine-{number + 1:03d}",
+                rows=tuple(row.model_copy(update={"id": f"{number}-{row.id}"}) for row in examples(6 + number)),
+                start=start or Checkpoint(version="base", path=base),
+                settings=settings.model_copy(update=more),
+                carries_optimizer=start is not None,
+                keeps_optimizer=True,
+            )
+        )
+    return jobs
+
+
+def placed(job: TrainingJob, folder: Path) -> TrainingJob:
+    """The job with its start in that folder, where the chain's checkpoints are."""
+    if job.start.path.is_absolute():
+        return job
+    return job.model_copy(update={"start": job.start.model_copy(update={"path": folder / job.start.path})})
+
+
+def train_chain(jobs: list[TrainingJob], folder: Path, train: Train) -> list[list[Event]]:
+    """The events of each."""
+    return [train(placed(job, folder), folder / job.version())[1] for job in jobs]
+
+
+def starts(events: list[Event]) -> int:
+    return sum(isinstance(event, TrainingNote) and event.text.startswith("started") for event in events)
+
+
+def other_weights(one: Path, other: Path, *, atol: float) -> list[str]:
+    import torch
+
+    ours, theirs = weights(one), weights(other)
+    return [name for name in ours if not torch.allclose(ours[name], theirs[name], rtol=0, atol=atol)]
+
+
+def test_an_update_goes_on_with_the_optimizer_of_the_one_before_whatever_the_zero_stage(
+    base: Path, train: Train, tmp_path: Path
+) -> None:
+    jobs = chain(base, 3)
+    assert sum(map(starts, train_chain(jobs, tmp_path, train))) <= 1
+    last = placed(jobs[-1], tmp_path)
+    here = tmp_path / last.version()
+    settings = last.settings.model_copy(update={"config": "zero3"})
+    train(last.model_copy(update={"settings": settings}), tmp_path / "zero3")
+    assert other_weights(here, tmp_path / "zero3", atol=1e-6) == []
+    train(last.model_copy(update={"carries_optimizer": False}), tmp_path / "fresh")
+    assert other_weights(here, tmp_path / "fresh", atol=1e-3) != []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_an_update_whose_processes_are_killed_is_done_again_and_gives_the_same(
+    base: Path, train: Train, tmp_path: Path
+) -> None:
+    """In bfloat16 from a checkpoint in bfloat16, where the masters are kept too."""
+    from safetensors.torch import load_file, save_file
+
+    half = shutil.copytree(base, tmp_path / "half")
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in weights(base).items()},
+        half / "model.safetensors",
+        {"format": "pt"},
+    )
+    jobs = chain(half, 2, dtype="bfloat16", learning_rate=1e-5)
+    *_, uninterrupted = train_chain(jobs, tmp_path, train)
+    kept = load_file(tmp_path / f"{jobs[0].version()}.optimizer" / "0001.safetensors")
+    assert {name.partition("/")[0] for name in kept} == {"master", "exp_avg", "exp_avg_sq"}
+
+    last = placed(jobs[-1], tmp_path)
+    killed: list[int] = []
+
+    def kill_once(event: Event) -> None:
+        if isinstance(event, TrainingProgress) and not killed:
+            killed.extend(processes_of(tmp_path.parent))
+            for process in killed:
+                os.kill(process, signal.SIGKILL)
+
+    _, events = train(last, tmp_path / "again", kill_once)
+    assert len(killed) == 2
+    assert starts(events) == 1
+    assert any(isinstance(event, TrainingNote) and "the whole update is done again" in event.text for event in events)
+    assert losses(events)[-2:] == losses(uninterrupted)
+    assert other_weights(tmp_path / last.version(), tmp_path / "again", atol=0) == []

@@ -57,6 +57,9 @@ class FolderTrainer:
         await asyncio.to_thread(folder.mkdir)
         return TrainingReport(loss=0.5, steps=1, tokens=10, seconds=0.1, rows_used=len(job.rows), rows_too_long=0)
 
+    async def aclose(self) -> None:
+        pass
+
 
 class Events:
     def __init__(self) -> None:

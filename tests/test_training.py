@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from meteor_agents.backends.chat_template import (
     prompt_ids,
     prompt_text,
 )
-from meteor_agents.backends.deepspeed_config import job_config, load_config, offloads_optimizer
+from meteor_agents.backends.deepspeed_config import check_training, job_config, load_config, offloads_optimizer
 from meteor_agents.backends.training_batches import (
     BatchPlan,
     EncodedRow,
@@ -215,6 +216,37 @@ def test_job_version_is_decided_by_data_start_settings_and_loss() -> None:
     assert len(set(versions)) == len(versions)
     assert job().version() == versions[0]
     assert job(start=Checkpoint(version="base", path=Path("elsewhere"))).version() == versions[0]
+
+
+def test_what_decides_no_weights_leaves_the_version_as_it_is() -> None:
+    assert job(settings=TrainingSettings(tensorboard=True)).version() == job().version()
+    assert job(keeps_optimizer=True).version() == job().version()
+    assert job(settings=TrainingSettings(optimizer_state="reset")).version() == job().version()
+    assert job(carries_optimizer=True).version() != job().version()
+
+
+@pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed here")
+def test_tensorboard_without_its_package_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"pip install tensorboard"):
+        check_training(TrainingSettings(tensorboard=True))
+
+
+def test_tensorboard_gets_each_step(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from meteor_agents.backends.training_board import Board
+
+    with Board(tmp_path / "one") as board:
+        for step in (1, 2, 3):
+            board.add(step, loss=1.0 / step)
+    events = EventAccumulator(str(tmp_path / "one"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, pytest.approx(1 / 3)),
+    ]
 
 
 def test_job_survives_its_files(tmp_path: Path) -> None:
