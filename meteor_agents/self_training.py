@@ -27,6 +27,8 @@ class SelfTraining:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._settings = pipeline.settings.self_train
+        self.held: list[tuple[str, str]] = []
+        """Stage and recipe of each turn's conversations, so far."""
 
     async def train(self, student: Checkpoint) -> Checkpoint:
         """All turns, from the student that enters the stage; the student that leaves it."""
@@ -57,6 +59,7 @@ class SelfTraining:
         )
         rules = pair_rules(pipeline.settings, pipeline.cast.student, pipeline.cast.judge)
         size = parameters(pipeline.base.path)
+        self.held.append((name, recipe))
         await pipeline.serve(student)
         await pipeline.hold(
             name,

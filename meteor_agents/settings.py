@@ -17,6 +17,7 @@ from .errors import SettingsError
 from .limits import Limits
 from .messages import Question
 from .models import SamplingParams
+from .profiles import under
 from .training import PairwiseLoss, TrainingSettings
 
 ROLES = ("student", "teacher", "judge")
@@ -274,6 +275,8 @@ def decoding(value: Literal["greedy"] | Decoding, base: SamplingParams) -> Sampl
 
 
 class SelfTrainSettings(TakeSettings):
+    profile: Literal["paper", "best"] | None = None
+    """Settings of this section by name (`profiles.PROFILES`); what is given beside it goes before."""
     turns: int = Field(default=1, ge=1)
     """Each turn's pairs are decoded by the previous turn's model."""
     stop_early: bool = False
@@ -295,6 +298,11 @@ class SelfTrainSettings(TakeSettings):
     @property
     def pairwise(self) -> PairwiseLoss:
         return PairwiseLoss(name=self.loss, margin=self.margin, nll=self.nll)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_profile(cls, given: Any) -> Any:
+        return under(given) if isinstance(given, Mapping) else given
 
     @model_validator(mode="after")
     def _two_decodings(self) -> SelfTrainSettings:

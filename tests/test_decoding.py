@@ -54,6 +54,12 @@ def samples(*replies: str) -> Speaker:
     return Speaker(lambda messages, sampling, occasion: replies[occasion.tries - 1])
 
 
+def scored(score: int) -> str:
+    """A judge's reply that gives each criterion this score."""
+    content: dict[str, int] = dict.fromkeys(CRITERIA, score)
+    return json.dumps(content)
+
+
 def voice(speaker: Speaker) -> Voice:
     return Voice(speaker, TEMPLATES, "sums", SamplingParams(temperature=0.7, seed=5))
 
@@ -92,7 +98,7 @@ def test_best_of_by_a_model_judge_takes_the_best_scored_and_not_one_without_a_sc
     def say(messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
         known = {"Answer: one": 3, "Answer: two": 8}
         score = next((n for reply, n in known.items() if reply in messages[-1].content), 0)
-        return json.dumps(dict.fromkeys(CRITERIA, score)) if score else "I like it!"
+        return scored(score) if score else "I like it!"
 
     judge = ModelJudge(voice(Speaker(say)))
     reply = decode({"best_of": 3, "by": "judge"}, samples("Answer: three", "Answer: one", "Answer: two"), judge)
@@ -169,7 +175,7 @@ def test_the_student_that_judges_itself_does_not_see_the_reference() -> None:
 
 def settings(**self_train: Any) -> Settings:
     more = {key: self_train.pop(key) for key in ("judge", "student", "questions") if key in self_train}
-    content = {
+    content: dict[str, Any] = {
         "name": "n",
         "domain": "sums",
         "questions": {"path": "q.jsonl"},
