@@ -29,7 +29,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from meteor_agents.backends.chat_template import end_of_turn_id, prompt_ids
+from meteor_agents.backends.chat_template import end_of_turn_id, example_ids, prompt_ids
 from meteor_agents.backends.model_catalog import resolve
 from meteor_agents.errors import MissingExtraError, ModelError, RefusedCallError, SettingsError
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
@@ -42,7 +42,9 @@ try:
 except ImportError as absent:
     raise MissingExtraError("the transformers backend", "local") from absent
 
+from meteor_agents.backends.contrastive_decoding import Contrasts
 from meteor_agents.backends.hardware import pick_device, pick_dtype
+from meteor_agents.backends.reply_scoring import score_replies
 
 GATHER_S = 0.004
 """How long the first request waits for company."""
@@ -93,6 +95,14 @@ class TransformersModel:
         return self._max_batch
 
     @property
+    def contrasts(self) -> bool:
+        return True
+
+    @property
+    def scores_replies(self) -> bool:
+        return True
+
+    @property
     def in_process(self) -> bool:
         return True
 
@@ -132,6 +142,8 @@ class _Request:
     abandoned: bool = False
     """Its caller was cancelled: stop working on it."""
     prompt: list[int] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
+    """The reply that is to be scored, if one is."""
     limit: int = 0
     """Tokens that this reply may have: `max_tokens`, or what is left of the context."""
     output: list[int] = field(default_factory=list)
@@ -236,6 +248,7 @@ class _Worker:
         self._order: _NewWeights | _Stop | None = None
         """What is to be done once nothing waits; what arrived later stays in the inbox until then."""
         self._stopped = False
+        self._contrasts = Contrasts()
         self._gate = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name=f"meteor {name}", daemon=True)
 
@@ -262,6 +275,7 @@ class _Worker:
                     self._replace_weights(self._order)
                     self._order = None
         self._loaded = None
+        self._contrasts = Contrasts()
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -290,12 +304,16 @@ class _Worker:
 
     def _prepare(self, request: _Request) -> None:
         loaded = self._model()
-        request.prompt = prompt_ids(loaded.tokenizer, request.messages)
-        left = loaded.context - len(request.prompt)
-        if left < 1:
-            raise RefusedCallError(
-                f"the prompt has {len(request.prompt)} tokens and {self._name} reads at most {loaded.context}"
-            )
+        if request.sampling.score:
+            *asked, reply = request.messages
+            request.prompt = prompt_ids(loaded.tokenizer, asked)
+            request.given = example_ids(loaded.tokenizer, asked, reply.content).ids[len(request.prompt) :]
+        else:
+            request.prompt = prompt_ids(loaded.tokenizer, request.messages)
+        tokens = len(request.prompt) + len(request.given)
+        left = loaded.context - tokens
+        if left < (not request.sampling.score):
+            raise RefusedCallError(f"the prompt has {tokens} tokens and {self._name} reads at most {loaded.context}")
         request.limit = min(request.sampling.max_tokens, left)
 
     def _model(self) -> _Loaded:
@@ -306,7 +324,9 @@ class _Worker:
         """Answer the oldest request, and all that can be decoded along with it."""
         taken: list[_Request] = []
         try:
-            if self._waiting[0].sampling.beams > 1:
+            if self._waiting[0].sampling.score:
+                self._score(taken)
+            elif _apart(self._waiting[0].sampling):
                 self._search_beams(taken)
             else:
                 self._decode(taken)
@@ -361,7 +381,7 @@ class _Worker:
         room = self._room - len(rows.live())
         newcomers: list[_Request] = []
         for request in self._waiting[: max(room, 0)]:
-            if request.sampling.beams > 1:
+            if _apart(request.sampling):
                 break
             newcomers.append(request)
         return newcomers
@@ -427,12 +447,29 @@ class _Worker:
             num_beams=first.beams,
             do_sample=False,
             max_new_tokens=max(row.limit for row in batch),
+            logits_processor=self._contrasts.processors(first.contrast, loaded.model, mask),
             stopping_criteria=transformers.StoppingCriteriaList([abandoned]),
         )
         for row, reply in zip(batch, replies[:, ids.shape[1] :].tolist(), strict=True):
             if not self._drop_abandoned(row):
                 row.output = _until_end(reply, loaded.ends)[: row.limit]
                 self._deliver(row)
+
+    def _score(self, taken: list[_Request]) -> None:
+        """How likely the given replies are, for the oldest such request and those nearest to it in length."""
+        loaded = self._model()
+        first = self._waiting[0]
+        rows = min(self._room, max(1, PREFILL_TOKENS // (len(first.prompt) + len(first.given))))
+        taken += _window([request for request in self._waiting if request.sampling.score], rows)
+        self._waiting = [request for request in self._waiting if request not in taken]
+        batch = [request for request in taken if not self._drop_abandoned(request)]
+        prompts, replies = [row.prompt for row in batch], [row.given for row in batch]
+        found = score_replies(loaded.model, prompts, replies, loaded.pad)
+        for row, likelihood in zip(batch, found, strict=True):
+            row.finished = True
+            usage = Usage(input_tokens=len(row.prompt) + len(row.given), output_tokens=0)
+            said = likelihood.written()
+            row.reply.set_result(Completion(said, FinishReason.STOP, usage, self._name, self.weights))
 
     def _replace_weights(self, order: _NewWeights) -> None:
         if not order.done.set_running_or_notify_cancel():
@@ -450,9 +487,14 @@ def _as_model_error(error: Exception, name: str) -> ModelError:
     return error if isinstance(error, ModelError) else ModelError(f"{name}: {type(error).__name__}: {error}")
 
 
-def _search(sampling: SamplingParams) -> tuple[int, int]:
-    """What must be equal for two beam searches to run as one."""
-    return sampling.beams, sampling.max_tokens
+def _apart(sampling: SamplingParams) -> bool:
+    """It is not decoded token by token along with others."""
+    return sampling.beams > 1 or sampling.contrast is not None or sampling.score
+
+
+def _search(sampling: SamplingParams) -> tuple[object, ...]:
+    """What must be equal for two searches to run as one."""
+    return sampling.beams, sampling.max_tokens, sampling.contrast, sampling.score
 
 
 def _groups(requests: Sequence[_Request]) -> Iterator[list[_Request]]:

@@ -113,6 +113,23 @@ def estimate(
 
 
 @app.command()
+def ablate(
+    config: Config,
+    profiles: Annotated[
+        str, typer.Option(help="Profiles of stage 3: paper, best, own (the file's), or a YAML file; with commas.")
+    ] = "paper,best",
+    seeds: Annotated[int, typer.Option(min=1, help="How often each is run.")] = 3,
+    run_dir: RunDir = None,
+    set_: Set = None,
+    limit: Limit = None,
+) -> None:
+    """Run several profiles of stage 3 from the run's stage-2 checkpoint, and print them side by side. Resumes."""
+    from meteor_agents.cli.ablating import ablate as run_ablation
+
+    run_ablation(config, profiles=profiles, seeds=seeds, run_dir=run_dir, overrides=tuple(set_ or ()), limit=limit)
+
+
+@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Make a folder with settings, example questions and the prompts, ready to edit."""
     from meteor_agents.cli.starting import make_project

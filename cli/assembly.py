@@ -26,13 +26,14 @@ from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.limits import Retrying, Throttled, innermost
 from meteor_agents.messages import Question
-from meteor_agents.models import ChatModel, DecodesBeams, LoadsWeights, Opens, ReportsQueue
+from meteor_agents.models import ChatModel, LoadsWeights, Opens, ReportsQueue
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import Server
-from meteor_agents.settings import ROLES, ModelSettings, Settings, decoding
+from meteor_agents.settings import ROLES, ModelSettings, Settings
 from meteor_agents.store import Records, Store
+from meteor_agents.strategies import check_strategies
 from meteor_agents.tally import Tally
 from meteor_agents.templates import Templates
 from meteor_agents.training import Checkpoint
@@ -236,7 +237,7 @@ async def open_pipeline(
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
-        _check_beams(settings, bare)
+        check_strategies(settings, bare)
 
     def voice(role: str, role_settings: ModelSettings, model: ChatModel, *, changes: bool = False) -> Voice:
         recorded = RecordedModel(
@@ -316,15 +317,3 @@ def stored_lineage(records: Records, base: Checkpoint, checkpoints: Path) -> dic
         elif label != BASE and folder.exists():
             lineage[label] = Checkpoint(version=version, path=folder)
     return lineage
-
-
-def _check_beams(settings: Settings, student: object) -> None:
-    beams = max(
-        decoding(which, settings.student.sampling).beams
-        for which in (settings.self_train.low, settings.self_train.high)
-    )
-    if beams > 1 and not isinstance(student, DecodesBeams):
-        raise SettingsError(
-            f"self_train: the student's backend {settings.student.backend} has no beam search; "
-            "use self_train.high={sample: 1.0}, or backend: transformers"
-        )

@@ -24,10 +24,12 @@ from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
 from meteor_agents.errors import MeteorError, ModelError
 from meteor_agents.events import Event
+from meteor_agents.limits import innermost
 from meteor_agents.messages import Question, Status
 from meteor_agents.models import ChatMessage
 from meteor_agents.pipeline import QuestionSets
 from meteor_agents.settings import ModelSettings, Settings
+from meteor_agents.strategies import check_strategies
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:
@@ -112,20 +114,23 @@ async def _check_roles(settings: Settings) -> list[MeteorError]:
         roles.append(("judge", settings.judge))
     for role, model_settings in roles:
         try:
-            typer.echo(await _call_once(role, model_settings))
+            typer.echo(await _call_once(role, model_settings, settings if role == "student" else None))
         except MeteorError as error:
             problems.append(error)
             typer.echo(f"PROBLEM: {role}: {error}")
     return problems
 
 
-async def _call_once(role: str, settings: ModelSettings) -> str:
+async def _call_once(role: str, settings: ModelSettings, decodes: Settings | None = None) -> str:
+    """Also whether the model can decode what stage 3 of `decodes` wants."""
     once = settings.model_copy(update={"limits": settings.limits.model_copy(update={"retries": 0})})
     sampling = settings.sampling.model_copy(update={"max_tokens": 8})
     async with AsyncExitStack() as closing:
         model = open_role(role, once, _Silent())
         closing.push_async_callback(model.aclose)
         await make_ready(model)
+        if decodes is not None:
+            check_strategies(decodes, innermost(model))
         started = time.monotonic()
         try:
             reply = await model.complete([ChatMessage(role="user", content="Say hello.")], sampling)

@@ -95,6 +95,7 @@ def example_variables(name: str, domain: str, question: Question) -> Mapping[str
         "answer": Answer(text=attempt.text, model=model, weights=weights),
         "first": attempt,
         "second": attempt,
+        "critique": verdict.explanation,
         "explanation": verdict.explanation,
         "guide": verdict.guide,
         "turns": (Turn(attempt, verdict, guide),),

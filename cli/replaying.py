@@ -25,6 +25,7 @@ from meteor_agents.replay import Held, Replay, ReplayedSpeaker, totals
 from meteor_agents.settings import ModelSettings, Settings
 from meteor_agents.store import Records, open_for_reading
 from meteor_agents.templates import Templates
+from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import open_verifier
 
 LISTED = 20
@@ -79,7 +80,9 @@ def _open_replay(
     else:
         judge = ModelJudge(recorded("judge", settings.judge))
     heldout = inputs.heldout() if inputs.exist else _heldout_of_settings(settings, records)
-    return Replay(settings, records, Student(voice(student, settings.student)), teacher, judge, student, heldout)
+    pupil = Student(voice(student, settings.student), in_one_chat=settings.refine.in_one_chat)
+    untrained = Checkpoint(version=settings.student.identity, path=base / settings.student.model)
+    return Replay(settings, records, pupil, teacher, judge, student, heldout, untrained)
 
 
 def _heldout_of_settings(settings: Settings, records: Records) -> Mapping[str, Mapping[str, Question]]:

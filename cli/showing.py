@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -91,11 +92,24 @@ def _print_trace(
                 said = f"{message['status']}: {message['explanation']}"
             case "guide":
                 said = message["guide"] or "(none)"
+            case "lineage":
+                _print_lineage(message)
+                continue
             case _:
                 said = message["text"]
         speaker = message.get("weights") or message["model"]
         typer.echo(f"  {message['kind']} ({speaker}): {said}")
     typer.echo("")
+
+
+def _print_lineage(lineage: Mapping[str, Any]) -> None:
+    for side in ("low", "high"):
+        told = lineage[side]
+        among = f", number {told['chosen'] + 1} of {len(told['scores'])}" if told["scores"] else ""
+        flops = "" if told["flops"] is None else f", about {told['flops']:.2g} FLOPs"
+        typer.echo(f"  {side}: {told['strategy']}{among}, {told['calls']} calls{flops}")
+    if lineage["dropped"]:
+        typer.echo(f"  dropped: {lineage['dropped']}")
 
 
 def _open(run: Path) -> Records:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from .messages import Answer, Attempt, Guide, Guideline, Question, Status, Verdict
-from .models import ChatMessage, Completion, FinishReason, SamplingParams
-from .replies import VERDICT_SCHEMA, parse_verdict, split_answer
+from .models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from .replies import VERDICT_SCHEMA, Likelihood, parse_verdict, split_answer
 from .templates import Templates
 from .traces import Turn
-from .verifiers import Verifier
+from .verifiers import ComparesAnswers, Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,14 @@ class Voice:
     sampling: SamplingParams
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An attempt, and the tokens of the call that made it."""
+
+    attempt: Attempt
+    usage: Usage
+
+
 class Student:
     """The model that is being taught. `in_one_chat`: it revises as the next turn of one chat, not by a prompt of its own."""
 
@@ -78,15 +86,44 @@ class Student:
             sampling or self._voice.sampling,
             Occasion(stage, question.id, len(history) + 1),
         )
-        parts = split_answer(reply.text)
-        return Attempt(
-            text=reply.text,
-            reasoning=parts.reasoning,
-            answer=parts.answer,
-            truncated=reply.finish_reason is FinishReason.LENGTH,
-            model=reply.model,
-            weights=reply.weights,
+        return _attempt(reply)
+
+    async def decode(self, question: Question, sampling: SamplingParams, *, stage: str, sample: int = 1) -> Said:
+        """An attempt as `sampling` says; `sample` tells several of one prompt apart, from 1 on."""
+        if sampling.seed is not None and sampling.temperature > 0:
+            sampling = sampling.model_copy(update={"seed": sampling.seed + sample - 1})
+        occasion = Occasion(stage, question.id, sample)
+        reply = await self._voice.speaker.complete(self.prompt(question), sampling, occasion)
+        return Said(_attempt(reply), reply.usage)
+
+    async def critique(self, question: Question, draft: Attempt, sampling: SamplingParams, *, stage: str) -> Completion:
+        """What the student itself finds wrong with its draft."""
+        messages = self._voice.templates.render(
+            "student_critique", domain=self._voice.domain, question=question, attempt=draft
         )
+        return await self._voice.speaker.complete(messages, sampling, Occasion(stage, question.id))
+
+    async def redraft(
+        self, question: Question, draft: Attempt, critique: str, sampling: SamplingParams, *, stage: str
+    ) -> Said:
+        """A new reply with the draft and the critique in view."""
+        messages = self._voice.templates.render(
+            "student_redraft", domain=self._voice.domain, question=question, previous=draft, critique=critique
+        )
+        reply = await self._voice.speaker.complete(messages, sampling, Occasion(stage, question.id))
+        return Said(_attempt(reply), reply.usage)
+
+    async def likelihood(self, question: Question, attempt: Attempt, *, stage: str) -> tuple[Likelihood, Usage]:
+        """How likely the student finds an attempt. Raises `ModelError` when its model does not say it."""
+        messages = (*self.prompt(question), ChatMessage(role="assistant", content=attempt.text))
+        scoring = SamplingParams(temperature=0, top_p=1, max_tokens=1, score=True)
+        reply = await self._voice.speaker.complete(messages, scoring, Occasion(stage, question.id))
+        return Likelihood.read(reply.text, reply.model), reply.usage
+
+    def as_judge(self) -> ModelJudge:
+        """The student as a judge of replies, greedy. It is not shown the reference."""
+        sampling = self._voice.sampling.model_copy(update={"temperature": 0.0, "top_p": 1.0, "seed": None})
+        return SelfJudge(replace(self._voice, sampling=sampling))
 
     def prompt(self, question: Question) -> tuple[ChatMessage, ...]:
         """The messages that ask the question: those of every first attempt and of every training example."""
@@ -119,6 +156,18 @@ class Student:
             guide=guide.guide if guide else verdict.guide,
             **more,
         )
+
+
+def _attempt(reply: Completion) -> Attempt:
+    parts = split_answer(reply.text)
+    return Attempt(
+        text=reply.text,
+        reasoning=parts.reasoning,
+        answer=parts.answer,
+        truncated=reply.finish_reason is FinishReason.LENGTH,
+        model=reply.model,
+        weights=reply.weights,
+    )
 
 
 class Teacher(Protocol):
@@ -218,6 +267,14 @@ class ModelJudge:
         return parsed
 
 
+class SelfJudge(ModelJudge):
+    """The student judging itself, out of what it knows: without the reference."""
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        alone = question.model_copy(update={"reference": None, "reasoning": None})
+        return await super().evaluate(alone, attempt, stage=stage, tries=tries)
+
+
 class VerifierJudge:
     """A judge without a model: the verifier runs in a thread, so that a slow check does not hold the loop."""
 
@@ -228,3 +285,9 @@ class VerifierJudge:
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
         return await asyncio.to_thread(self._verifier.verify, question, attempt.answer)
+
+    async def view(self, question: Question, answer: str) -> str | None:
+        """The answer as the verifier sees it; None where it cannot say."""
+        if not isinstance(self._verifier, ComparesAnswers):
+            return None
+        return await asyncio.to_thread(self._verifier.view, question, answer)

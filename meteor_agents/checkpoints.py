@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Collection
@@ -29,6 +31,19 @@ def needed(records: Records) -> set[str]:
         elif promoted:
             kept.add(checkpoint)
     return kept | set(last.values())
+
+
+def parameters(folder: Path) -> int | None:
+    """How many parameters the safetensors files of a model folder hold, by their headers; None when none can be read."""
+    total = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        return None
+    return total or None
 
 
 def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:

@@ -6,8 +6,9 @@ A `ModelError` that a conversation meets is caught in `engine.converse`, which m
 from __future__ import annotations
 
 from .agents import Judge, Student, Teacher
-from .messages import AnyMessage, Guide, Question, Status, Verdict
-from .models import SamplingParams
+from .decoding import Strategy, decoded
+from .messages import AnyMessage, Dropped, Guide, Lineage, Question, Status, Verdict
+from .pairs import PairRules
 from .traces import Outcome, Trace, Turn
 
 DISTILL, REFINE, SELF_TRAIN = "distill", "refine", "self-train"
@@ -79,32 +80,39 @@ async def self_train(
     question: Question,
     student: Student,
     *,
-    low: SamplingParams,
-    high: SamplingParams,
-    verify: Judge | None = None,
+    low: Strategy,
+    high: Strategy,
+    rules: PairRules,
+    parameters: int | None = None,
     stage: str = SELF_TRAIN,
 ) -> Trace:
     """Stage 3, no teacher: a low-FLOPs and a high-FLOPs answer, high preferred over low.
 
-        y_low, y_high = student.attempt(q; low), student.attempt(q; high)
-        equal: no preference, the pair is dropped
-        verify: kept only where the judge finds y_high correct and y_low incorrect
+        y_low, y_high = low.decode(q), high.decode(q)
+        cut, alike, or of lengths too far apart: no preference, the pair is dropped
+        verify: kept only where y_high is found correct and y_low incorrect
 
-    The trace's messages are low then high, each followed by its verdict when there is one.
+    The trace's messages are low then high, each followed by its verdict when there is one, then the pair's lineage, which
+    says why it was dropped if it was. `parameters` of the student turn tokens into FLOPs.
     """
-    cheap = await student.attempt(question, stage=stage, sampling=low)
-    dear = await student.attempt(question, stage=stage, sampling=high)
-    said: list[AnyMessage] = [cheap, dear]
-    outcome = Outcome.ACCEPTED
-    if cheap.text.strip() == dear.text.strip() or dear.truncated:
-        outcome = Outcome.EXHAUSTED
-    elif verify is not None:
-        below = await verify.evaluate(question, cheap, stage=stage, tries=1)
-        above = await verify.evaluate(question, dear, stage=stage, tries=2)
-        said = [cheap, below, dear, above]
-        if Status.ERROR in (below.status, above.status):
-            error = next(v.explanation for v in (below, above) if v.status is Status.ERROR)
-            return Trace(stage=stage, question=question, messages=tuple(said), outcome=Outcome.FAILED, error=error)
-        if (below.status, above.status) != (Status.INCORRECT, Status.CORRECT):
-            outcome = Outcome.EXHAUSTED
-    return Trace(stage=stage, question=question, messages=tuple(said), outcome=outcome)
+    cheap = await low.decode(question, student, stage=stage)
+    dear = await high.decode(question, student, stage=stage)
+    said: list[AnyMessage] = [cheap.attempt, dear.attempt]
+    lineage = Lineage(low=decoded(low, cheap, parameters), high=decoded(high, dear, parameters))
+
+    def ended(dropped: Dropped | None, error: str | None = None) -> Trace:
+        outcome = Outcome.FAILED if error else Outcome.EXHAUSTED if dropped else Outcome.ACCEPTED
+        last = lineage.model_copy(update={"dropped": dropped})
+        return Trace(stage=stage, question=question, messages=(*said, last), outcome=outcome, error=error)
+
+    dropped = await rules.unfit(question, cheap.attempt, dear.attempt)
+    if dropped is not None or rules.verify is None:
+        return ended(dropped)
+    below = await rules.verify.evaluate(question, cheap.attempt, stage=stage, tries=1)
+    above = await rules.verify.evaluate(question, dear.attempt, stage=stage, tries=2)
+    said[:] = [cheap.attempt, below, dear.attempt, above]
+    for verdict in (below, above):
+        if verdict.status is Status.ERROR:
+            return ended(None, verdict.explanation)
+    right = (below.status, above.status) == (Status.INCORRECT, Status.CORRECT)
+    return ended(None if right else Dropped.UNVERIFIED)

@@ -22,11 +22,14 @@ from .evaluation import EVALUATE, RESULT, compare, examine, is_scored
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
+from .pairs import PairRules
 from .pipeline import BASE, GATE, LINEAGE, QuestionSets
 from .recipes import FINETUNE, Recipes
 from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Expected, Rehearsal, RehearsedSpeaker, RehearsedVerifier
+from .self_training import pair_rules, stage_of
 from .settings import ModelSettings, Settings, TakeSettings, decoding
 from .store import Records
+from .strategies import open_strategy
 from .templates import Templates
 from .traces import Outcome, Trace
 from .training import Checkpoint
@@ -222,18 +225,21 @@ class _Estimating:
             self.student = self.given.lineage.get(REFINE, entered)
 
     async def self_train(self) -> None:
-        stage, base = self.given.settings.self_train, self.given.settings.student.sampling
-        low, high = decoding(stage.low, base), decoding(stage.high, base)
+        stage, judge = self.given.settings.self_train, self.judge()
+        low, high = (
+            open_strategy(given, self.given.settings.student.sampling, judge, self.given.base)
+            for given in (stage.low, stage.high)
+        )
         for turn in range(1, stage.turns + 1):
-            name = SELF_TRAIN if turn == 1 else f"{SELF_TRAIN}-{turn}"
+            name = stage_of(turn)
             recipe = self.recipes.self_train(self.student, turn) if self.student else None
             student, _ = self.agents()
-            verify = self.judge() if stage.verify else None
+            rules = pair_rules(self.given.settings, student, judge)
 
             def conversation(
-                question: Question, student: Student = student, verify: Judge | None = verify, name: str = name
+                question: Question, student: Student = student, rules: PairRules = rules, name: str = name
             ) -> Awaitable[Trace]:
-                return conversations.self_train(question, student, low=low, high=high, verify=verify, stage=name)
+                return conversations.self_train(question, student, low=low, high=high, rules=rules, stage=name)
 
             owed = await self.hold(name, recipe, stage, conversation)
             if not self.given.trains:

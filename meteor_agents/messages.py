@@ -91,4 +91,42 @@ class Guide(Message):
     model: str
 
 
-AnyMessage = Annotated[Guideline | Answer | Attempt | Verdict | Guide, Field(discriminator="kind")]
+class Decoded(Message):
+    """How one side of a pair came about."""
+
+    strategy: str
+    weights: str
+    """The weights version that spoke it."""
+    calls: int
+    input_tokens: int | None
+    output_tokens: int | None
+    """Of all calls together; None where the server did not say."""
+    flops: float | None
+    """Estimated: 2 x parameters x tokens that went through the student, forward. A beam counts its tokens once a beam; a
+    judge's work is not counted. None where tokens or parameters are not known."""
+    scores: tuple[float | None, ...] = ()
+    """Of each candidate that was chosen from: 1 or 0, a judge's mean score, a mean log-likelihood, a share of votes."""
+    chosen: int = 0
+    """Which of them this is."""
+
+
+class Dropped(StrEnum):
+    """Why a pair is not trained on."""
+
+    CUT = "cut at max_tokens"
+    EQUAL = "equal"
+    NEARLY_EQUAL = "nearly equal"
+    LENGTHS = "lengths too far apart"
+    UNVERIFIED = "not verified"
+
+
+class Lineage(Message):
+    """Where a pair comes from; the last message of its trace."""
+
+    kind: Literal["lineage"] = "lineage"
+    low: Decoded
+    high: Decoded
+    dropped: Dropped | None = None
+
+
+AnyMessage = Annotated[Guideline | Answer | Attempt | Verdict | Guide | Lineage, Field(discriminator="kind")]

@@ -20,6 +20,21 @@ class ChatMessage(BaseModel):
     content: str
 
 
+class Contrast(BaseModel):
+    """Contrastive decoding: what the model finds likelier than a weaker one does (arXiv 2210.15097, 2309.09117)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    against: str
+    """The weaker model's weights version or name; part of what decides a reply."""
+    folder: str = Field(exclude=True)
+    """Where its weights are; no part of that."""
+    alpha: float = Field(default=0.1, gt=0, le=1)
+    """A token counts only if the model gives it at least this share of its likeliest token's probability."""
+    beta: float = Field(default=0.5, gt=0)
+    """Weight of the weaker model: tokens are ranked by (1 + beta) x own - beta x weaker logits."""
+
+
 class SamplingParams(BaseModel):
     """How a reply is decoded.
 
@@ -38,14 +53,18 @@ class SamplingParams(BaseModel):
     json_schema: str | None = None
     """The JSON schema, as text, that the reply should follow. A backend that cannot hold a model to it asks without:
     whoever reads the reply must be ready for one that is something else."""
+    contrast: Contrast | None = None
+    """Greedy, by the contrast with a weaker model; only for a model that `Contrasts`."""
+    score: bool = False
+    """No reply is decoded. The last message is the assistant's; told is how likely it is after the others, as
+    `replies.Likelihood` in JSON; only for a model that `ScoresReplies`."""
 
     @model_serializer(mode="wrap")
-    def _without_absent_schema(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A schema that is not there is not written, so that the keys of stored calls without one stay as they are."""
+    def _without_what_is_absent(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not there is not written, so that the keys of stored calls without it stay as they are."""
         written: dict[str, Any] = content(self)
-        if self.json_schema is None:
-            written.pop("json_schema", None)
-        return written
+        absent = {"json_schema": None, "contrast": None, "score": False}
+        return {name: value for name, value in written.items() if name not in absent or value != absent[name]}
 
 
 class FinishReason(StrEnum):
@@ -116,6 +135,22 @@ class DecodesBeams(Protocol):
 
     @property
     def max_beams(self) -> int: ...
+
+
+@runtime_checkable
+class Contrasts(Protocol):
+    """A model that honours `SamplingParams.contrast`."""
+
+    @property
+    def contrasts(self) -> bool: ...
+
+
+@runtime_checkable
+class ScoresReplies(Protocol):
+    """A model that honours `SamplingParams.score`."""
+
+    @property
+    def scores_replies(self) -> bool: ...
 
 
 @runtime_checkable

@@ -50,11 +50,12 @@ from .models import FreesMemory, LoadsWeights
 from .question_pool import QuestionPool
 from .questions import SetApart
 from .recipes import FINETUNE, Recipes
+from .self_training import SelfTraining
 from .settings import Settings, TakeSettings, decoding
 from .store import Round, Store
 from .templates import Templates
 from .traces import Outcome, Trace
-from .training import Checkpoint, Conversation, Example, PreferencePair, Trainer, TrainingJob, TrainingReport
+from .training import Checkpoint, Conversation, Example, Trainer, TrainingJob, TrainingReport
 from .updates import Updates
 
 BASE, GATE = "base", "gate"
@@ -212,54 +213,7 @@ class Pipeline:
 
     async def self_train(self) -> None:
         """Stage 3: turns of preference pairs and their pairwise update."""
-        student = self.latest(before=SELF_TRAIN)
-        for turn in range(1, self.settings.self_train.turns + 1):
-            student = await self._self_train_turn(turn, student)
-        await self.arrived(SELF_TRAIN, student)
-
-    async def _self_train_turn(self, turn: int, student: Checkpoint) -> Checkpoint:
-        stage = self.settings.self_train
-        base = self.settings.student.sampling
-        low, high = decoding(stage.low, base), decoding(stage.high, base)
-        name = SELF_TRAIN if turn == 1 else f"{SELF_TRAIN}-{turn}"
-        recipe = self.recipes.self_train(student, turn)
-        await self.serve(student)
-        await self.hold(
-            name,
-            recipe,
-            self.taken(stage),
-            lambda question: conversations.self_train(
-                question,
-                self.cast.student,
-                low=low,
-                high=high,
-                verify=self.cast.judge if stage.verify else None,
-                stage=name,
-            ),
-            current=lambda: student,
-        )
-        if self.trainer is None:
-            return student
-        ids = self.taken(stage).ids
-        traces = self.store.traces(name, recipe, ids)
-        pairs = tuple(_pair(self.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
-        if not pairs:
-            self.observer.on_event(Note("self-train: no pair had a preference; the student stays as it is"))
-            return student
-        return await self.update(
-            name,
-            recipe,
-            number=turn,
-            traces=tuple(pair.id for pair in pairs),
-            job=TrainingJob(
-                name=f"{SELF_TRAIN}-{turn:03d}",
-                rows=pairs,
-                start=student,
-                settings=self.settings.training_for(stage),
-                loss=stage.pairwise,
-            ),
-            current=student,
-        )
+        await self.arrived(SELF_TRAIN, await SelfTraining(self).train(self.latest(before=SELF_TRAIN)))
 
     # evaluation ------------------------------------------------------------------------------------------------------
 
@@ -365,7 +319,7 @@ class Pipeline:
         started = time.monotonic()
         report: TrainingReport | None = None
         async with self.cast.student_calls.only(GATE):
-            before = await self._gate_results()
+            before = await self.gate_results()
             try:
                 if not job.rows:
                     raise NothingToTrainError(f"no rows to train on: all {len(traces)} traces were left out")
@@ -418,7 +372,7 @@ class Pipeline:
         """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
         try:
             await self.serve(candidate)
-            gate = judge_candidate(before, await self._gate_results(), free=self.cast.judge.free)
+            gate = judge_candidate(before, await self.gate_results(), free=self.cast.judge.free)
         except CredentialsError:
             raise
         except ModelError as error:
@@ -427,7 +381,7 @@ class Pipeline:
             await self.serve(current)
         return gate
 
-    async def _gate_results(self) -> dict[str, Result]:
+    async def gate_results(self) -> dict[str, Result]:
         """The served student on the gate questions, by id; judged only where a judgement costs nothing."""
         sampling = decoding("greedy", self.settings.student.sampling)
         results: dict[str, Result] = {}
@@ -555,13 +509,6 @@ class Pipeline:
     @property
     def recipes(self) -> Recipes:
         return Recipes(self.settings, self.templates.hashes())
-
-
-def _pair(student: Student, trace: Trace) -> PreferencePair:
-    low, high = trace.attempts
-    return PreferencePair(
-        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
-    )
 
 
 async def _each(

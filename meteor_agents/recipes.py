@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .evaluation import EVALUATE
 from .replies import READING
-from .settings import Settings, decoding
+from .settings import DECIDES_PAIRS, Settings
 from .training import Checkpoint
 
 FINETUNE = "finetune"
@@ -24,7 +24,7 @@ FINETUNE = "finetune"
 _PROMPTS_OF = {
     DISTILL: ("student_guideline", "teacher_answer"),
     REFINE: ("student_attempt", "student_revise", "judge_verdict", "teacher_guide"),
-    SELF_TRAIN: ("student_attempt", "judge_verdict"),
+    SELF_TRAIN: ("student_attempt", "student_critique", "student_redraft", "judge_verdict", "judge_score"),
     EVALUATE: ("student_attempt", "judge_score"),
 }
 
@@ -62,9 +62,8 @@ class Recipes:
         return self._recipe(REFINE, entered, **options, base_training=training)
 
     def self_train(self, start: Checkpoint, turn: int) -> str:
-        stage, base = self._settings.self_train, self._settings.student.sampling
-        low, high = decoding(stage.low, base), decoding(stage.high, base)
-        return self._recipe(SELF_TRAIN, start, turn=turn, low=low, high=high, verify=stage.verify)
+        stage = self._settings.self_train
+        return self._recipe(SELF_TRAIN, start, turn=turn, **{name: getattr(stage, name) for name in DECIDES_PAIRS})
 
     def evaluate(self) -> str:
         return self._recipe(EVALUATE, None)

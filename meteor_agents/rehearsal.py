@@ -16,7 +16,7 @@ from .call_keys import call_key
 from .conversations import REFINE
 from .messages import Attempt, Question, Status, Verdict
 from .models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
-from .replies import CRITERIA
+from .replies import CRITERIA, SCORES_SCHEMA, Likelihood
 from .store import Records
 
 IMAGINED = "imagined"
@@ -101,7 +101,7 @@ class RehearsedSpeaker:
         expected.output_tokens += rehearsal.weight * said
         if self._role == "judge" and occasion.stage == REFINE:
             rehearsal.verdict_was_imagined()
-        return Completion(self._text(said), FinishReason.STOP, Usage(), self._identity, IMAGINED)
+        return Completion(self._text(said, sampling), FinishReason.STOP, Usage(), self._identity, IMAGINED)
 
     def _stored(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
@@ -114,11 +114,16 @@ class RehearsedSpeaker:
         key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
         return self._rehearsal.records.find_call(key, versions, sampling.max_tokens)
 
-    def _text(self, tokens: float) -> str:
-        """No two replies are equal, since equal ones would end a conversation of stage 3."""
+    def _text(self, tokens: float, sampling: SamplingParams) -> str:
+        """No two replies are alike, since those would end a conversation of stage 3."""
+        if sampling.score:
+            return Likelihood(-1.0, 1).written()
         self._said += 1
-        words = f"{self._said} " + "word " * max(1, round(tokens * 4 / CHARACTERS_PER_WORD))
-        return _judgement(self._rehearsal.asked_for, words) if self._role == "judge" else words
+        words = f"{self._said:04d} " * max(1, round(tokens * 4 / CHARACTERS_PER_WORD))
+        if sampling.json_schema is None:
+            return words
+        asked_for = SCORES if sampling.json_schema == SCORES_SCHEMA else self._rehearsal.asked_for
+        return _judgement(asked_for, words)
 
 
 def _judgement(asked_for: str, words: str) -> str:

@@ -27,12 +27,15 @@ from .evaluation import (
     summarise,
     summarise_comparison,
 )
-from .messages import Attempt, Guideline, Message, Question
+from .messages import Attempt, Guideline, Lineage, Message, Question
 from .models import ChatMessage, Completion, SamplingParams
 from .pipeline import BASE
+from .self_training import pair_rules
 from .settings import ModelSettings, Settings, decoding
 from .store import Records
+from .strategies import open_strategy
 from .traces import Outcome, Trace
+from .training import Checkpoint
 
 SHOWN = 60
 """Characters of a differing text that an explanation quotes."""
@@ -143,6 +146,7 @@ class Replay:
         judge: Judge,
         student_speaker: ReplayedSpeaker,
         heldout: Mapping[str, Mapping[str, Question]],
+        base: Checkpoint,
     ) -> None:
         self._settings = settings
         self._records = records
@@ -151,6 +155,7 @@ class Replay:
         self._judge = judge
         self._speaker = student_speaker
         self._heldout = heldout
+        self._base = base
 
     async def hold(self, trace: Trace) -> Held:
         """The trace's conversation again."""
@@ -180,13 +185,17 @@ class Replay:
                 iterations=settings.refine.iterations,
                 guide_by=self._teacher if settings.refine.guide_from == "teacher" else None,
             )
-        base = settings.student.sampling
+        low, high = (
+            open_strategy(given, settings.student.sampling, self._judge, self._base)
+            for given in (settings.self_train.low, settings.self_train.high)
+        )
         return await conversations.self_train(
             question,
             self._student,
-            low=decoding(settings.self_train.low, base),
-            high=decoding(settings.self_train.high, base),
-            verify=self._judge if settings.self_train.verify else None,
+            low=low,
+            high=high,
+            rules=pair_rules(settings, self._student, self._judge),
+            parameters=None,
             stage=stage,
         )
 
@@ -260,7 +269,7 @@ class _Evaluation(NamedTuple):
 def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
     """One a checkpoint and held-out set, in the order they were made."""
     rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {(row[0], row[1]): _Evaluation(*row[:4], json.loads(row[4])) for row in rows}
+    newest = {(row[0], row[1]): _Evaluation(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows}
     return newest.values()
 
 
@@ -277,7 +286,15 @@ def _difference(then: Trace, now: Trace) -> str:
 
 
 def _unlike(then: Message, now: Message) -> str:
+    if isinstance(then, Lineage) and isinstance(now, Lineage):
+        then, now = (_without_flops(lineage) for lineage in (then, now))
     return "" if then == now else _changed(then.model_dump(mode="json"), now.model_dump(mode="json"))
+
+
+def _without_flops(lineage: Lineage) -> Lineage:
+    """An estimate from the size of the model's files, which need not be here."""
+    sides = {name: getattr(lineage, name).model_copy(update={"flops": None}) for name in ("low", "high")}
+    return lineage.model_copy(update=sides)
 
 
 def _rounded(value: Any) -> Any:

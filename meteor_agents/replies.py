@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from .errors import ModelError
 from .messages import Status, Verdict
 
 _ANSWER_LINE = re.compile(r"^[ \t>*#_]*(?:final[ \t]+)?answer[ \t*_]*:(?:\*\*|__)?[ \t]*", re.IGNORECASE | re.MULTILINE)
@@ -36,6 +37,30 @@ VERDICT_SCHEMA = _schema(explanation=_TEXT, status={"type": "string", "enum": ["
 """What `parse_verdict` reads; the explanation first, so that it is not made up for a status that stands already."""
 SCORES_SCHEMA = _schema(justification=_TEXT, **dict.fromkeys(CRITERIA, _SCORE))
 COMPARISON_SCHEMA = _schema(justification=_TEXT, **dict.fromkeys(CRITERIA, _WINNER))
+
+
+class Likelihood(NamedTuple):
+    """How likely a model finds a reply: the sum of its tokens' natural log-probabilities, end of turn included."""
+
+    total: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.tokens)
+
+    def written(self) -> str:
+        """The text that `read` reads back as this."""
+        return json.dumps({"log_likelihood": self.total, "tokens": self.tokens})
+
+    @classmethod
+    def read(cls, text: str, model: str) -> Likelihood:
+        """Raises `ModelError` for any other text: the model does not score replies."""
+        try:
+            content = json.loads(text)
+            return cls(float(content["log_likelihood"]), int(content["tokens"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{model} does not tell how likely a reply is; choose another `by`") from error
 
 
 class AnswerParts(NamedTuple):

@@ -17,6 +17,7 @@ from .errors import SettingsError
 from .limits import Limits
 from .messages import Question
 from .models import SamplingParams
+from .profiles import under
 from .training import LossName, PairwiseLoss, TrainingSettings
 
 ROLES = ("student", "teacher", "judge")
@@ -242,37 +243,111 @@ class RefineSettings(LossSettings):
 
 
 class Decoding(Section):
-    """A decoding other than greedy: beam search with so many beams, or sampling."""
+    """How a reply comes about, other than greedily: one of six strategies, with its own options."""
 
-    beam: int | None = Field(default=None, ge=2)
     sample: float | None = Field(default=None, gt=0)
+    """One sample at this temperature."""
+    beam: int | None = Field(default=None, ge=2)
+    """The best of beam search with so many beams."""
+    best_of: int | None = Field(default=None, ge=2)
+    """The best of so many samples."""
+    vote: int | None = Field(default=None, ge=3)
+    """What most of so many samples say (arXiv 2203.11171)."""
+    revise: int | None = Field(default=None, ge=1)
+    """A greedy draft, then so many times the student's own critique of it and a new draft."""
+    contrast: str | None = None
+    """What the student finds likelier than a weaker model does: `base` (itself, untrained) or a model folder."""
+    by: Literal["judge", "verifier", "likelihood", "answer", "text"] | None = None
+    """best_of: judge (default), verifier or likelihood (mean log-probability). vote: answer (most frequent final answer) or
+    text (the reply most like the others); by default answer with a verifier and text without."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Of the samples of best_of and vote; the student's own when absent."""
+    alpha: float | None = Field(default=None, gt=0, le=1)
+    """contrast: what share of the likeliest token's probability a token needs; 0.1."""
+    beta: float | None = Field(default=None, gt=0)
+    """contrast: weight of the weaker model; 0.5."""
 
     @model_validator(mode="after")
     def _one(self) -> Decoding:
-        if (self.beam is None) == (self.sample is None):
-            raise ValueError("name one decoding: greedy, {beam: k} or {sample: temperature}")
+        named = [name for name in STRATEGIES if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                "name one decoding: greedy, {sample: temperature}, {beam: k}, {best_of: n, by: judge}, {vote: n}, "
+                "{revise: n} or {contrast: base}"
+            )
+        for option in ("by", "temperature", "alpha", "beta"):
+            if getattr(self, option) is not None and option not in STRATEGIES[named[0]]:
+                raise ValueError(f"{named[0]} has no option {option!r}")
+        if self.by is not None and self.by not in STRATEGIES[named[0]]["by"]:
+            raise ValueError(f"{named[0]} goes by {' or '.join(STRATEGIES[named[0]]['by'])}, not by {self.by}")
         return self
 
+    @property
+    def samples(self) -> int:
+        """How many samples are chosen from; 1 where nothing is."""
+        return self.best_of or self.vote or 1
+
     def sampling(self, base: SamplingParams) -> SamplingParams:
+        """Of its first, or only, call; the contrast apart."""
         if self.beam is not None:
-            return base.model_copy(update={"temperature": 0.0, "top_p": 1.0, "beams": self.beam})
-        return base.model_copy(update={"temperature": self.sample})
+            return base.model_copy(update={**_GREEDY, "beams": self.beam})
+        temperature = self.sample or self.temperature
+        if self.samples == 1 and temperature is None:
+            return base.model_copy(update=_GREEDY)
+        return base.model_copy(update={"temperature": temperature or base.temperature})
+
+
+STRATEGIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "sample": {},
+    "beam": {},
+    "best_of": {"by": ("judge", "verifier", "likelihood"), "temperature": ()},
+    "vote": {"by": ("answer", "text"), "temperature": ()},
+    "revise": {},
+    "contrast": {"alpha": (), "beta": ()},
+}
+"""Strategy -> its options, with the words that they may be."""
+
+_GREEDY = {"temperature": 0.0, "top_p": 1.0, "seed": None}
 
 
 def decoding(value: Literal["greedy"] | Decoding, base: SamplingParams) -> SamplingParams:
     """Sampling parameters of `greedy` or another decoding, with the length limits of `base`."""
     if value == "greedy":
-        return base.model_copy(update={"temperature": 0.0, "top_p": 1.0})
+        return base.model_copy(update=_GREEDY)
     return value.sampling(base)
 
 
 class SelfTrainSettings(LossSettings):
+    profile: Literal["paper", "best"] | None = None
+    """Settings of this section by name (`profiles.PROFILES`); what is given beside it goes before."""
     turns: int = Field(default=1, ge=1)
     """Each turn's pairs are decoded by the previous turn's model."""
+    stop_early: bool = False
+    """Stop after a turn that gets no more gate questions right than the best one before, and keep that one's student."""
     low: Literal["greedy"] | Decoding = "greedy"
     high: Literal["greedy"] | Decoding = Decoding(beam=10)
-    verify: bool = False
-    """Keep a pair only where the judge finds the high answer correct and the low one not."""
+    verify: bool | Literal["judge", "verifier", "self"] = False
+    """Keep a pair only where the high answer is found correct and the low one not: by the judge (true), by the judge,
+    which must be a verifier, or by the student itself, which does not see the reference."""
+    near_equal: float = Field(default=0.95, gt=0, le=1)
+    """Final answers with this share of words and word pairs in common are too much alike to be a pair."""
+    max_length_ratio: float | None = Field(default=None, ge=1)
+    """Leave out pairs of which one reply has more than so many times the other's characters, so that length is no signal."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_profile(cls, given: Any) -> Any:
+        return under(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _two_decodings(self) -> SelfTrainSettings:
+        if self.low == self.high:
+            raise ValueError("low and high are the same decoding; no pair could have a preference")
+        return self
+
+
+DECIDES_PAIRS = ("low", "high", "verify", "near_equal", "max_length_ratio")
+"""Settings of `self_train` that decide which pairs there are."""
 
 
 class EvaluateSettings(Section):
@@ -321,6 +396,29 @@ class Settings(Section):
         """Whether an update of stage 2 begins with the optimizer's state that a training of `stage` has left."""
         before, now = self.training_for(stage), self.training_for(self.refine)
         return self.refine.init == "previous" and before.carries_optimizer and now.carries_optimizer
+
+    @model_validator(mode="after")
+    def _self_train_fits(self) -> Settings:
+        stage = self.self_train
+        for side in ("low", "high"):
+            given: Literal["greedy"] | Decoding = getattr(stage, side)
+            if given == "greedy":
+                continue
+            if given.by == "verifier" and self.judge.verifier is None:
+                raise ValueError(f"self_train.{side}.by: verifier, but the judge is a model; use `by: judge`")
+            if given.samples > 1 and given.temperature is None and self.student.sampling.temperature == 0:
+                raise ValueError(
+                    f"self_train.{side}: the student's sampling.temperature is 0, so all {given.samples} samples would be "
+                    "equal; give self_train's decoding a temperature"
+                )
+        if stage.verify == "verifier" and self.judge.verifier is None:
+            raise ValueError("self_train.verify: verifier, but the judge is a model; use `verify: judge`")
+        if stage.stop_early and (self.judge.verifier is None or not self.questions.gate):
+            raise ValueError(
+                "self_train.stop_early needs a verifier as judge, and questions.gate above 0: a model judge is not asked "
+                "about the gate's questions"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stage_training_is_valid(self) -> Settings:

@@ -24,6 +24,8 @@ VARIABLES: Mapping[str, frozenset[str]] = {
     "student_attempt": frozenset({"domain", "question"}),
     "student_revise": frozenset({"domain", "question", "previous", "explanation", "guide", "turns"}),
     "student_feedback": frozenset({"domain", "question", "previous", "explanation", "guide"}),
+    "student_critique": frozenset({"domain", "question", "attempt"}),
+    "student_redraft": frozenset({"domain", "question", "previous", "critique"}),
     "teacher_answer": frozenset({"domain", "question", "guideline"}),
     "teacher_guide": frozenset({"domain", "question", "attempt", "explanation"}),
     "judge_verdict": frozenset({"domain", "question", "attempt"}),

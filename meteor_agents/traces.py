@@ -5,7 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from .messages import Answer, AnyMessage, Attempt, Guide, Guideline, Message, Question, Spoken, Status, Verdict
+from .messages import (
+    Answer,
+    AnyMessage,
+    Attempt,
+    Guide,
+    Guideline,
+    Lineage,
+    Message,
+    Question,
+    Spoken,
+    Status,
+    Verdict,
+)
 
 
 class Outcome(StrEnum):
@@ -71,6 +83,11 @@ class Trace(Message):
     @property
     def answer(self) -> Answer | None:
         return next((message for message in self.messages if isinstance(message, Answer)), None)
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """Stage 3: where the pair comes from."""
+        return next((message for message in self.messages if isinstance(message, Lineage)), None)
 
     @property
     def weights(self) -> list[str]:

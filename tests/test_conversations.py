@@ -10,8 +10,10 @@ from meteor_agents import conversations, prompts
 from meteor_agents.agents import ModelJudge, ModelTeacher, Occasion, Student, VerifierJudge, Voice
 from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.messages import Question, Status
+from meteor_agents.decoding import Single
+from meteor_agents.messages import Dropped, Question, Status
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from meteor_agents.pairs import PairRules
 from meteor_agents.templates import Templates
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.verifiers import open_verifier
@@ -134,9 +136,10 @@ def test_the_guide_can_come_from_the_teacher() -> None:
 
 
 def paired(replies: Sequence[str], verify: VerifierJudge | None = None) -> Trace:
-    low, high = SamplingParams(temperature=0), SamplingParams(temperature=0, beams=4)
+    low, high = (Single(name, SamplingParams(temperature=0, beams=beams)) for name, beams in (("l", 1), ("h", 4)))
+    rules = PairRules(exact(), verify=verify)
     student = Student(voice(Speaking(replies)))
-    return asyncio.run(conversations.self_train(QUESTION, student, low=low, high=high, verify=verify))
+    return asyncio.run(conversations.self_train(QUESTION, student, low=low, high=high, rules=rules))
 
 
 def test_self_training_prefers_the_high_compute_answer() -> None:
@@ -146,7 +149,16 @@ def test_self_training_prefers_the_high_compute_answer() -> None:
 
 
 def test_equal_answers_are_no_preference() -> None:
-    assert paired([RIGHT, RIGHT]).outcome is Outcome.EXHAUSTED
+    trace = paired([RIGHT, RIGHT])
+    assert trace.outcome is Outcome.EXHAUSTED
+    assert trace.lineage is not None
+    assert trace.lineage.dropped is Dropped.EQUAL
+
+
+def test_answers_that_the_verifier_sees_as_the_same_are_no_preference() -> None:
+    trace = paired(["Guess.\nAnswer: 21.0", "Halve 42, which is two times 21.\nAnswer: 21"])
+    assert trace.lineage is not None
+    assert trace.lineage.dropped is Dropped.EQUAL
 
 
 @pytest.mark.parametrize(
@@ -154,7 +166,7 @@ def test_equal_answers_are_no_preference() -> None:
     [
         ([WRONG, RIGHT], Outcome.ACCEPTED),
         ([RIGHT, WRONG], Outcome.EXHAUSTED),
-        ([WRONG, WRONG + "9"], Outcome.EXHAUSTED),
+        ([WRONG, "Guess.\nAnswer: 209"], Outcome.EXHAUSTED),
     ],
 )
 def test_verified_pairs_are_kept_only_where_high_is_right_and_low_is_wrong(

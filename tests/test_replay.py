@@ -25,7 +25,7 @@ from meteor_agents.templates import Templates
 from meteor_agents.verifiers import open_verifier
 from tests.chat_server import running_server
 from tests.server_project import Project, environment
-from tests.test_pipeline import FolderTrainer, Learner, Run, questions
+from tests.test_pipeline import BASE, FolderTrainer, Learner, Run, questions
 
 ALONE = """
 import sys
@@ -196,7 +196,7 @@ def replayed(run: Run) -> list[Held]:
             judging = ReplayedSpeaker("judge", settings.judge, records)
             judge = ModelJudge(Voice(judging, templates, settings.domain, settings.judge.sampling))
         heldout = {"held out": {question.id: question for question in questions(200, 230)}}
-        again = Replay(settings, records, student, ReferenceTeacher(), judge, speaker, heldout)
+        again = Replay(settings, records, student, ReferenceTeacher(), judge, speaker, heldout, BASE)
 
         async def everything() -> list[Held]:
             return [*[await again.hold(trace) for trace in records.current_traces()], *await again.evaluations()]

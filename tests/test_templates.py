@@ -47,7 +47,7 @@ def test_what_every_question_shares_comes_first_so_that_servers_can_cache_it(nam
         verdict = Verdict(status=Status.INCORRECT, explanation=text, guide=text, model="m")
         guide = Guide(explanation=text, guide=text, model="m")
         given: dict[str, Any] = {
-            "domain": "mathematics", "question": question, "explanation": text, "guide": text,
+            "domain": "mathematics", "question": question, "explanation": text, "guide": text, "critique": text,
             "guideline": Guideline(text=text, model="m", weights="w"), "turns": (Turn(said, verdict, guide),),
             **dict.fromkeys(("previous", "attempt", "answer", "first", "second"), said),
         }  # fmt: skip

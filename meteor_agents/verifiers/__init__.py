@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,6 +38,18 @@ class Verifier(Protocol):
 
     def close(self) -> None:
         """Gives back what the verifier holds. `verify` is not called after it."""
+        ...
+
+
+@runtime_checkable
+class ComparesAnswers(Protocol):
+    """A verifier that can tell whether two answers come to the same."""
+
+    def view(self, question: Question, answer: str) -> str | None:
+        """The answer as the verifier sees it: answers with equal views are the same answer. None: it cannot be read.
+
+        May block, like `verify`.
+        """
         ...
 
 

@@ -56,6 +56,9 @@ class ChoiceVerifier:
             return correct(self.name)
         return incorrect(self.name, f"The answer {given} is not the right choice.")
 
+    def view(self, question: Question, answer: str) -> str | None:
+        return chosen_letter(answer)
+
     def close(self) -> None:
         pass
 

@@ -32,6 +32,9 @@ class ExactVerifier:
             return incorrect(self.name, "The answer is empty.")
         return incorrect(self.name, f"The answer {quoted(answer)} is not the expected one.")
 
+    def view(self, question: Question, answer: str) -> str | None:
+        return normalised(answer) or None
+
     def close(self) -> None:
         pass
 

@@ -59,6 +59,15 @@ class NumericVerifier:
             return correct(self.name)
         return incorrect(self.name, f"The last number in the answer, {given.text}, is not the expected one.")
 
+    def view(self, question: Question, answer: str) -> str | None:
+        """The last number, a fraction to nine digits, with its percent sign if it has one."""
+        number = last_number(answer)
+        if number is None:
+            return None
+        whole = number.value.denominator == 1 or abs(number.value) >= 10**9
+        rounded = str(int(number.value)) if whole else f"{float(number.value):.9g}"
+        return rounded + "%" * number.percent
+
     def close_enough(self, given: Fraction, expected: Fraction) -> bool:
         return abs(given - expected) <= self.tolerance * abs(expected)
 

@@ -63,6 +63,15 @@ class SqlVerifier:
             return correct(self.name)
         return incorrect(self.name, difference, guide_for_result(sql, given, reference, expected))
 
+    def view(self, question: Question, answer: str) -> str | None:
+        """What the query gives: its rows, in their order only where the reference has one."""
+        given = self.database.run(unfenced(answer))
+        if isinstance(given, Failure):
+            return None
+        rows = [tuple(map(rounded, row)) for row in given.rows]
+        ordered = question.reference is not None and is_ordered(unfenced(question.reference))
+        return repr((given.columns, rows if ordered else sorted(rows, key=repr)))
+
     def close(self) -> None:
         self.database.close()
 
@@ -101,6 +110,13 @@ def same_value(given: Value, expected: Value) -> bool:
     if isinstance(given, int | float) and isinstance(expected, int | float):
         return given == expected or math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-9)
     return given == expected
+
+
+def rounded(value: Value) -> Value:
+    """Numbers that differ by rounding alone become one."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.6g}")
 
 
 def first_row(result: Result) -> str:
