@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from . import conversations
 from .agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, Voice
 from .calls import Price
+from .comparison import compare
 from .conversations import DISTILL, REFINE, SELF_TRAIN
-from .evaluation import EVALUATE, RESULT, compare, examine, is_scored
+from .evaluation import EVALUATE, RESULT, examine, is_scored
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
@@ -269,7 +270,7 @@ class _Estimating:
                     RESULT.validate_json(side[question.id]).attempt if question.id in side else self._attempt()
                     for side in ends
                 )
-                await compare(question, judge, without, with_)
+                await compare(question, {"judge": judge}, without, with_)
 
             await self.rehearse(questions, compared)
 
