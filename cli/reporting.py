@@ -9,8 +9,8 @@ from typing import Any
 import typer
 import yaml
 
-from meteor_agents.errors import UsageError
-from meteor_agents.report import write_report
+from meteor_agents.errors import MeteorError, UsageError
+from meteor_agents.report import TRACES, write_report
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.store import open_for_reading
 
@@ -25,6 +25,14 @@ def report_run(run: Path, *, out: Path | None = None, traces: int) -> None:
         name = run.resolve().name
         size = write_report(records, page, name=name, about=_about(directory.config), at_most=traces)
     typer.echo(f"report: {page} ({size / 1e6:.1f} MB)")
+
+
+def report_ended_run(run: Path) -> None:
+    """Write the page of a run that has just ended; what is in the way is said, and does not fail the run."""
+    try:
+        report_run(run, traces=TRACES)
+    except MeteorError as error:
+        typer.echo(f"report: not written, the run itself is complete: {error}", err=True)
 
 
 def _about(config: Path) -> dict[str, str]:

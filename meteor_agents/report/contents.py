@@ -103,7 +103,8 @@ def _over_time(records: Records) -> dict[str, list[tuple[float, int, float]]]:
     curves: dict[str, list[tuple[float, int, float]]] = {}
     for role, step, tokens, usd in records.each(
         "SELECT role, CAST((created - ?) / ? AS INTEGER) AS step,"
-        " sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), sum(coalesce(usd, 0)) FROM calls GROUP BY role, step ORDER BY role, step", begin, width,
+        " sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), sum(coalesce(usd, 0)) FROM calls"
+        " GROUP BY role, step ORDER BY role, step", begin, width,
     ):  # fmt: skip
         curve = curves.setdefault(role, [(0.0, 0, 0.0)])
         _, tokens_before, usd_before = curve[-1]
