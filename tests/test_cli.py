@@ -60,7 +60,7 @@ def project(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "estimate", "check", "init", "status",
-            "traces", "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
+            "traces", "report", "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
             "prompts lint", "prompts export"]  # fmt: skip
 
 
