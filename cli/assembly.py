@@ -338,13 +338,15 @@ def _version_of(rival: RivalSettings) -> str:
 
 def _kinships(settings: Settings) -> tuple[str, ...]:
     """Warnings about judges that are of one family with a role whose words they judge."""
-    judges = {f"evaluate.judges {judge.identity}": judge.identity for judge in settings.evaluate.judges}
-    if settings.judge.backend:
-        judges["judge"] = settings.judge.identity
-    judged = {role: getattr(settings, role) for role in ("teacher", "student")}
-    judged |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
-    others = {role: model.identity for role, model in judged.items() if model.backend not in (REFERENCE, "scripted")}
-    return tuple(kinships(judges, others))
+    judges: dict[str, ModelSettings] = {"judge": settings.judge}
+    judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
+    others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}
+    others |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
+
+    def named(models: dict[str, ModelSettings]) -> dict[str, str]:
+        return {role: model.model for role, model in models.items() if model.model}
+
+    return tuple(kinships(named(judges), named(others)))
 
 
 def _weights_of(server: LoadsWeights) -> Callable[[], str]:

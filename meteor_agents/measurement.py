@@ -230,7 +230,7 @@ class Measurement:
         panel = self._evaluators.panel
         judges: dict[str, Judge] = dict(panel.judges)
         if panel.verifier is not None:
-            judges[self._pipeline.settings.judge.identity] = panel.verifier
+            judges["verifier"] = panel.verifier
         found: dict[tuple[str, int], str | float | None] = {}
 
         async def judged(question: Question) -> None:
