@@ -125,8 +125,10 @@ def check_budget(settings: Settings) -> None:
     """A budget in dollars can only be kept if every role that may cost money has a price. Raises `SettingsError`."""
     if settings.budget.usd is None:
         return
-    for role in ROLES:
-        model: ModelSettings = getattr(settings, role)
+    models: dict[str, ModelSettings] = {role: getattr(settings, role) for role in ROLES}
+    models |= {f"evaluate.models {model.name}": model for model in settings.evaluate.models}
+    models |= {f"evaluate.judges {model.identity}": model for model in settings.evaluate.judges}
+    for role, model in models.items():
         if costs_money(model) and model.price is None:
             raise SettingsError(
                 f"{role}.price is missing, so budget.usd cannot be kept: give US dollars per million tokens, "

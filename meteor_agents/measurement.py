@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .agents import Judge, Student
 from .comparison import Compared, compare, summarise_comparison
@@ -253,7 +253,7 @@ class Measurement:
 
     # shared ----------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, name: str, label: str, content: dict[str, object]) -> None:
+    async def _keep(self, name: str, label: str, content: dict[str, Any]) -> None:
         """Under the last checkpoint, beside its figures."""
         version = self._pipeline.latest(before=None).version
         await self._store.add_evaluation(version, name, self._recipe, label, content)

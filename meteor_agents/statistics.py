@@ -77,7 +77,7 @@ def sign_flip_test(differences: Sequence[int]) -> float:
         ways += ways << (digit * 2 * size)
     at_least = ways >> (digit * (largest + observed))
     tail = at_least % ((1 << digit) - 1)  # the sum of its digits, which fits into one
-    return min(1.0, 2 * tail / 2 ** len(sizes))
+    return float(min(1.0, 2 * tail / (1 << len(sizes))))
 
 
 _EXACT_BITS = 50_000_000
@@ -144,6 +144,7 @@ def share_at_equal_length(shares: Sequence[float], length_differences: Sequence[
     scale = math.sqrt(math.fsum(d * d for d in length_differences) / n) or 1.0
     lengths = [math.tanh(difference / scale) for difference in length_differences]
     intercept = slope = 0.0
+    variance = math.inf
     for _ in range(50):
         fitted = [_logistic(intercept + slope * x) for x in lengths]
         weights = [p * (1 - p) for p in fitted]
@@ -156,9 +157,10 @@ def share_at_equal_length(shares: Sequence[float], length_differences: Sequence[
         determinant = a * c - b * b
         step = (c * up - b * along) / determinant, (a * along - b * up) / determinant
         intercept, slope = intercept + step[0], slope + step[1]
+        variance = c / determinant
         if max(map(abs, step)) < 1e-9:
             break
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(c / determinant)
+    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
     return Interval(_logistic(intercept), _logistic(intercept - half), _logistic(intercept + half))
 
 

@@ -58,7 +58,7 @@ def attempt(text: str) -> Attempt:
 
 
 def result(score: float | None = None, status: Status = Status.CORRECT, text: str = "2", **more: Any) -> Result:
-    scores = dict.fromkeys(CRITERIA, score) if score is not None else None
+    scores: dict[str, float] | None = None if score is None else dict.fromkeys(CRITERIA, score)
     return Result(asked="x", attempt=attempt(text), status=status, scores=scores, **more)
 
 
@@ -131,7 +131,7 @@ def test_shares_add_to_one_and_a_win_needs_both_orders() -> None:
 
 
 def test_an_unread_comparison_counts_apart() -> None:
-    prefers = dict.fromkeys(CRITERIA, Preference(1.0, flipped=False))
+    prefers: dict[str, Preference] = {name: Preference(1.0, flipped=False) for name in CRITERIA}
     found = [Compared({"judge": prefers}, 0, 10)] * 9 + [Compared({}, 1, 10)]
     shares = summarise_comparison(found)
     assert (shares.questions, shares.judge_errors, shares.flipped) == (10, 1, 0)
@@ -211,7 +211,8 @@ def test_a_judge_of_the_teachers_or_students_family_is_warned_about() -> None:
 
 
 def test_agreement_with_people_counts_chance_out_and_errors_apart() -> None:
-    pairs: list[tuple[str | int, str | float | None]] = [("correct", "correct")] * 20 + [("correct", "incorrect")] * 5
+    pairs: list[tuple[str | int, str | float | None]] = []
+    pairs += [("correct", "correct")] * 20 + [("correct", "incorrect")] * 5
     pairs += [("incorrect", "correct")] * 10 + [("incorrect", "incorrect")] * 15 + [("correct", None)] * 2
     found = agreement("judge", pairs, unknown=3)
     assert (found.labels, found.unknown, found.judge_errors) == (55, 3, 2)

@@ -137,7 +137,7 @@ def _losses(contents: Contents) -> Chart | None:
     rounds = [round_ for round_ in contents.status["rounds"] if round_["loss"] is not None]
     if not rounds:
         return None
-    data = []
+    data: list[dict[str, Any]] = []
     for stage in dict.fromkeys(round_["stage"] for round_ in rounds):
         own = [round_ for round_ in rounds if round_["stage"] == stage]
         data.append(

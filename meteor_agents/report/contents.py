@@ -53,7 +53,9 @@ class Contents(NamedTuple):
 def read_contents(records: Records) -> Contents:
     """Raises `StoreError` when the store cannot be read."""
     status = read_status(records)
-    versions = {label: version for version, found in status["scores"].items() for label in found["labels"]}
+    versions: dict[str, str] = {
+        label: version for version, found in status["scores"].items() for label in found["labels"]
+    }
     everything = {label: status["scores"][version]["heldout"] for label, version in versions.items()}
     names = dict.fromkeys(name for found in everything.values() for name in found if is_held_out_set(name))
     found = records.meta(OVERLAPS)
