@@ -172,6 +172,18 @@ def replay(
 
 
 @app.command()
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="The page to write. Default: RUN/report.html.")] = None,
+    traces: Annotated[int, typer.Option(min=0, help="At most so many traces in it.")] = 20_000,
+) -> None:
+    """Write a run as one page of HTML: results, charts, cost, trust, and a browser of its traces."""
+    from meteor_agents.cli.reporting import report_run
+
+    report_run(run, out=out, traces=traces)
+
+
+@app.command()
 def export(
     run: Run,
     what: Annotated[Literal["sft", "preferences", "traces"], typer.Option(help="What to write.")],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,15 +25,20 @@ from meteor_agents.backends.registry import (
 from meteor_agents.calls import Budget, Budgeted, Price, RecordedModel
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
-from meteor_agents.events import CallRetried, Note, Observer
+from meteor_agents.evaluation import Panel
+from meteor_agents.events import CallRetried, Note, Observer, OverlapFound
+from meteor_agents.families import kinships
+from meteor_agents.human_labels import read_labels
 from meteor_agents.limits import Retrying, Throttled, innermost
+from meteor_agents.measurement import OVERLAPS, Evaluators, Rival
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatModel, LoadsWeights, Opens, ReportsQueue
+from meteor_agents.overlap import Overlaps, find_overlaps
 from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import Server
-from meteor_agents.settings import ROLES, ModelSettings, Settings
+from meteor_agents.settings import ROLES, ModelSettings, RivalSettings, Settings, decoding
 from meteor_agents.store import Records, Store
 from meteor_agents.strategies import check_strategies
 from meteor_agents.tally import Tally
@@ -91,6 +98,18 @@ def open_questions(
     )
 
 
+def with_overlaps(questions: QuestionSets, observer: Observer, records: Records | None = None) -> QuestionSets:
+    """The same questions, with what nearly repeats a training question named, and said where there is any."""
+    before = records.meta(OVERLAPS) if records else None
+    found = find_overlaps(
+        [*questions.train, *questions.gate], questions.heldout, Overlaps.model_validate(before) if before else None
+    )
+    for name, one in found.sets.items():
+        if one.near:
+            observer.on_event(OverlapFound(name, one.questions, one.exact, len(one.near), one.sentence(name)))
+    return replace(questions, overlaps=found)
+
+
 def limited(settings: Settings, limit: int | None) -> Settings:
     """Settings in which every stage takes at most `limit` questions."""
     if limit is None:
@@ -108,8 +127,10 @@ def check_budget(settings: Settings) -> None:
     """A budget in dollars can only be kept if every role that may cost money has a price. Raises `SettingsError`."""
     if settings.budget.usd is None:
         return
-    for role in ROLES:
-        model: ModelSettings = getattr(settings, role)
+    models: dict[str, ModelSettings] = {role: getattr(settings, role) for role in ROLES}
+    models |= {f"evaluate.models {model.name}": model for model in settings.evaluate.models}
+    models |= {f"evaluate.judges {model.identity}": model for model in settings.evaluate.judges}
+    for role, model in models.items():
         if costs_money(model) and model.price is None:
             raise SettingsError(
                 f"{role}.price is missing, so budget.usd cannot be kept: give US dollars per million tokens, "
@@ -213,6 +234,8 @@ async def open_pipeline(
     check_budget(settings)
     templates = open_templates(settings.prompts.dir)
     questions = open_questions(settings, limit=wanted.limit, observer=observer, records=store)
+    questions = with_overlaps(questions, observer, store)
+    labels = read_labels(settings.evaluate.human) if settings.evaluate.human else []
     if wanted.train:
         check_trainable(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
@@ -267,7 +290,28 @@ async def open_pipeline(
     else:
         judge = ModelJudge(voice("judge", settings.judge, await limited_model("judge", settings.judge)))
 
+    evaluation = settings.evaluate
+    panel = Panel.of(
+        judge,
+        settings.judge.identity,
+        {
+            given.identity: ModelJudge(voice("judge", given, await limited_model("judge", given)))
+            for given in evaluation.judges
+        },
+    )
+    if evaluation.verifier is not None and panel.verifier is None:
+        checker = open_verifier(evaluation.verifier.verifier, evaluation.verifier.options, base)
+        closing.callback(checker.close)
+        panel = replace(panel, verifier=VerifierJudge(checker))
+    rivals = []
+    for given in evaluation.models:
+        speaker = voice(EVALUATED, given, await limited_model(EVALUATED, given))
+        own = given.sampling if "sampling" in given.model_fields_set else settings.student.sampling
+        rivals.append(Rival(given.name, _version_of(given), Student(speaker), decoding("greedy", own)))
+
     assert isinstance(student_voice.speaker, RecordedModel)
+    if questions.overlaps is not None:
+        await store.set_meta(OVERLAPS, questions.overlaps.model_dump(mode="json"))
     await store.set_meta("templates", templates.hashes())
     if questions.set_apart is not None:
         await store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
@@ -290,7 +334,31 @@ async def open_pipeline(
         base=untrained,
         lineage=stored_lineage(store, untrained, directory.checkpoints),
         lines=lines,
+        evaluators=Evaluators(panel, rivals, labels, _kinships(settings)),
     )
+
+
+EVALUATED = "evaluated"
+"""The role of the models that are evaluated beside the student (`evaluate.models`)."""
+
+
+def _version_of(rival: RivalSettings) -> str:
+    """What the store calls a rival: another name when anything that decides its replies has changed."""
+    content = [rival.identity, rival.deciding_options, rival.sampling.model_dump(mode="json")]
+    return f"{rival.name}-{hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
+
+
+def _kinships(settings: Settings) -> tuple[str, ...]:
+    """Warnings about judges that are of one family with a role whose words they judge."""
+    judges: dict[str, ModelSettings] = {"judge": settings.judge}
+    judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
+    others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}
+    others |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
+
+    def named(models: dict[str, ModelSettings]) -> dict[str, str]:
+        return {role: model.model for role, model in models.items() if model.model}
+
+    return tuple(kinships(named(judges), named(others)))
 
 
 def _weights_of(server: LoadsWeights) -> Callable[[], str]:

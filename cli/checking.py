@@ -19,6 +19,7 @@ from meteor_agents.cli.assembly import (
     open_questions,
     open_role,
     open_templates,
+    with_overlaps,
 )
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
@@ -40,7 +41,7 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
     sets: list[QuestionSets] = []
 
     def questions() -> str:
-        sets.append(open_questions(settings, limit=None, observer=_Silent()))
+        sets.append(with_overlaps(open_questions(settings, limit=None, observer=_Silent()), _Silent()))
         return _described(sets[0])
 
     def train() -> Sequence[Question]:
@@ -66,7 +67,13 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
 
 def _described(sets: QuestionSets) -> str:
     held = ", ".join(f"{len(questions)} {name}" for name, questions in sets.heldout.items()) or "none"
-    return f"questions: {len(sets.train)} to train on, {len(sets.gate)} for the gate; held out: {held}; no overlap"
+    return f"questions: {len(sets.train)} to train on, {len(sets.gate)} for the gate; held out: {held}{_overlap(sets)}"
+
+
+def _overlap(sets: QuestionSets) -> str:
+    found = sets.overlaps.sets if sets.overlaps else {}
+    near = [overlap.sentence(name) for name, overlap in found.items() if overlap.near]
+    return "; no overlap" if not near else "".join(f"\n  {sentence}" for sentence in near)
 
 
 def _check_templates(settings: Settings, questions: Sequence[Question]) -> str:

@@ -38,6 +38,7 @@ from meteor_agents.events import (
     Event,
     Note,
     Observer,
+    OverlapFound,
     Progressed,
     QuestionFinished,
     QuestionLate,
@@ -78,6 +79,8 @@ def sentence(event: Event) -> str | None:
         case UpdateFinished(name, examples, loss, seconds, promoted, reason):
             trained = f"{examples} examples, " + (f"loss {loss:.3f}, " if loss is not None else "") + duration(seconds)
             return f"{name}: {'promoted' if promoted else 'NOT promoted'} ({trained}; gate: {reason})"
+        case OverlapFound():
+            return f"warning: {event.summary}"
         case EvaluationFinished(checkpoint, heldout, summary):
             return f"{checkpoint} on {heldout}: {summary}"
         case TrainingNote(name, text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import typer
@@ -19,6 +20,7 @@ from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.inputs import INPUTS, Inputs
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.errors import QuestionsError, SettingsError, UsageError
+from meteor_agents.evaluation import Panel
 from meteor_agents.events import Observers
 from meteor_agents.messages import Question
 from meteor_agents.replay import Held, Replay, ReplayedSpeaker, totals
@@ -79,10 +81,17 @@ def _open_replay(
         judge = _open_verifier_judge(inputs, settings, base, stack)
     else:
         judge = ModelJudge(recorded("judge", settings.judge))
+    evaluation = settings.evaluate
+    more = {given.identity: ModelJudge(recorded("judge", given)) for given in evaluation.judges}
+    panel = Panel.of(judge, settings.judge.identity, more)
+    if evaluation.verifier is not None and panel.verifier is None:
+        checker = open_verifier(evaluation.verifier.verifier, evaluation.verifier.options, base)
+        stack.callback(checker.close)
+        panel = replace(panel, verifier=VerifierJudge(checker))
     heldout = inputs.heldout() if inputs.exist else _heldout_of_settings(settings, records)
     pupil = Student(voice(student, settings.student), in_one_chat=settings.refine.in_one_chat)
-    untrained = Checkpoint(version=settings.student.identity, path=base / settings.student.model)
-    return Replay(settings, records, pupil, teacher, judge, student, heldout, untrained)
+    untrained = Checkpoint(version=settings.student.identity, path=base / str(settings.student.model))
+    return Replay(settings, records, pupil, teacher, judge, student, panel, heldout, untrained)
 
 
 def _heldout_of_settings(settings: Settings, records: Records) -> Mapping[str, Mapping[str, Question]]:

@@ -20,6 +20,7 @@ from meteor_agents.cli.config_file import dump_config, read_config
 from meteor_agents.cli.estimating import announce
 from meteor_agents.cli.inputs import Inputs
 from meteor_agents.cli.progress import JsonLog, open_progress
+from meteor_agents.cli.reporting import report_ended_run
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.engine import Drain, Interrupted, first_error
 from meteor_agents.errors import StoreError
@@ -78,6 +79,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
             limit=request.limit,
         )
         event_loop.run(run_pipeline(work, stage, settings, base, directory, store, wanted))
+    report_ended_run(path)
     if stage in ("run", "evaluate"):
         print_scoreboard(path, next_steps=stage == "run" and request.config == "quickstart")
 

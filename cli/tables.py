@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from meteor_agents.cli.progress import duration
-from meteor_agents.evaluation import Metrics
+from meteor_agents.comparison import Shares
+from meteor_agents.differences import Difference
+from meteor_agents.evaluation import ACCURACY, Metrics
+from meteor_agents.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
 from meteor_agents.pipeline import LINEAGE
 from meteor_agents.recipes import FINETUNE
 from meteor_agents.status import read_status
 from meteor_agents.store import open_for_reading
+from meteor_agents.trust import Trust
 
 TITLES = {
     "base": "untrained",
@@ -47,7 +52,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         status = read_status(records)
         spoken = records.tokens_by_stage()
     scored = {label: content for content in status["scores"].values() for label in content["labels"]}
-    sets = [heldout for heldout in _sets(status) if ": pairwise" not in heldout]
+    sets = [heldout for heldout in _sets(status) if is_held_out_set(heldout)]
     if not sets:
         return
     table = Table(
@@ -62,15 +67,14 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     table.add_column("tokens\nspoken", justify="right")
     table.add_column("tokens\ntrained", justify="right")
     table.add_column("time", justify="right", no_wrap=True)
-    for label in LINEAGE:
-        if label not in scored:
-            continue
+    rivals = [label for label in scored if label not in LINEAGE]
+    for label in [*(label for label in LINEAGE if label in scored), *rivals]:
         cells = [_headline(scored[label]["heldout"].get(heldout)) for heldout in sets]
         stages = [stage for stage in status["stages"] if _label_of(stage) == label]
         seconds = sum(status["stages"].get(stage, {}).get("seconds", 0.0) for stage in stages)
         trained = sum(r["tokens"] for r in status["rounds"] if r["stage"] in stages)
         table.add_row(
-            TITLES[label],
+            TITLES.get(label, label),
             *cells,
             f"{sum(spoken.get(stage, 0) for stage in stages):,}" if stages else "-",
             f"{trained:,}" if stages else "-",
@@ -78,8 +82,8 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         )
     console.print()
     console.print(table)
-    for line in _pairwise(status):
-        console.print(line, markup=False)
+    for line in (*_told_apart(status), *_pairwise(status), *_doubts(status)):
+        console.print(line, markup=False, highlight=False)
     if (guided := guided_updates(status)) is not None:
         console.print(guided, markup=False)
     if next_steps:
@@ -156,14 +160,56 @@ def _headline(metrics: dict[str, Any] | None) -> str:
     return text + (f" [{lost} unjudged]" if lost else "")
 
 
-def _pairwise(status: dict[str, Any]) -> list[str]:
-    lines = []
-    for content in status["scores"].values():
-        for heldout, shares in content["heldout"].items():
-            if ": pairwise" in heldout:
-                wins = ", ".join(f"{name} {estimate['value']:.0%}" for name, estimate in shares["with_"].items())
-                lines.append(
-                    f"{heldout}: with METEOR {wins} (both orders; {shares['judge_errors']} of {shares['questions']}"
-                    f" unjudged, {shares['flipped']} verdicts flipped with the order)"
-                )
-    return lines
+def _beside(status: dict[str, Any], kind: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(held-out set, what follows `kind`, content) of what the store keeps beside a set's own figures."""
+    return [
+        (heldout, other, content)
+        for found in status["scores"].values()
+        for name, content in found["heldout"].items()
+        for heldout, mark, other in [name.partition(kind)]
+        if mark
+    ]
+
+
+def _told_apart(status: dict[str, Any]) -> Iterator[str]:
+    """What separates the last student from the first, with the smallest difference that n questions can show."""
+    for heldout, _, content in _beside(status, DIFFERENCES):
+        rows = [Difference.model_validate(row) for row in content["pairs"]]
+        measure = ACCURACY if any(row.measure == ACCURACY for row in rows) else "overall"
+        for row in (row for row in rows if row.measure == measure):
+            scale, unit = (100, " points") if measure == ACCURACY else (1, "")
+            value, low, high = (
+                f"{scale * x:+.3g}" for x in (row.difference.value, row.difference.low, row.difference.high)
+            )
+            p = "p < 0.001" if row.p < 0.001 else f"p = {row.p:.2g}"
+            yield (
+                f"{heldout}: {TITLES.get(row.before, row.before)} to {TITLES.get(row.after, row.after)} {value}{unit} "
+                f"({low} to {high}), {p}; {row.difference.n} questions show {scale * row.smallest:.2g}{unit} or more"
+            )
+
+
+def _pairwise(status: dict[str, Any]) -> Iterator[str]:
+    for heldout, other, content in _beside(status, PAIRWISE):
+        shares = Shares.model_validate(content)
+        wins = ", ".join(f"{name} {estimate.value:.0%}" for name, estimate in shares.with_.items())
+        even = f"; {shares.at_equal_length.value:.0%} of all at equal length" if shares.at_equal_length else ""
+        yield (
+            f"{heldout}: pairwise against {other}: with METEOR {wins}{even} (both orders; {shares.judge_errors} of "
+            f"{shares.questions} unjudged, {shares.flipped} verdicts flipped with the order)"
+        )
+
+
+def _doubts(status: dict[str, Any]) -> Iterator[str]:
+    """What a reader should know before believing the figures."""
+    trusted = [(heldout, Trust.model_validate(content)) for heldout, _, content in _beside(status, TRUST)]
+    yield from dict.fromkeys(f"warning: {warning}" for _, trust in trusted for warning in trust.kinships)
+    for heldout, trust in trusted:
+        if trust.repeats:
+            yield (
+                f"{heldout}: asked twice, the judges gave the same score {trust.repeats.same.value:.0%} of the time "
+                f"({trust.repeats.questions} replies)"
+            )
+        for found in trust.human:
+            kappa = f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
+            same = "nothing" if found.same is None else f"{found.same:.0%}"
+            yield f"{heldout}: {found.judge} agrees with people on {same} of {found.labels} labels{kappa}"

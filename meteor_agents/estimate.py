@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from . import conversations
 from .agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, Voice
 from .calls import Price
+from .comparison import compare
 from .conversations import DISTILL, REFINE, SELF_TRAIN
-from .evaluation import EVALUATE, RESULT, compare, examine, is_scored
+from .evaluation import EVALUATE, RESULT, Panel, examine, grade, is_scored
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
@@ -161,6 +162,7 @@ class _Estimating:
         if self.given.trains:
             await self.evaluate(SELF_TRAIN, self.student)
             await self.compare_ends(self.student)
+        await self.ask_again(self.student)
 
     async def refine_alone(self) -> None:
         self.student = self._latest(REFINE)
@@ -173,8 +175,10 @@ class _Estimating:
     async def measure(self) -> None:
         for label, checkpoint in self.given.lineage.items():
             await self.evaluate(label, checkpoint)
-        if len(self.given.lineage) > 1:
-            await self.compare_ends(list(self.given.lineage.values())[-1])
+        last = list(self.given.lineage.values())[-1]
+        if last != self.given.base:
+            await self.compare_ends(last)
+        await self.ask_again(last)
 
     def _latest(self, before: str) -> Checkpoint:
         found = [self.given.lineage[label] for label in LINEAGE[: LINEAGE.index(before)] if label in self.given.lineage]
@@ -275,9 +279,25 @@ class _Estimating:
                     RESULT.validate_json(side[question.id]).attempt if question.id in side else self._attempt()
                     for side in ends
                 )
-                await compare(question, judge, without, with_)
+                await compare(question, {"judge": judge}, without, with_)
 
             await self.rehearse(questions, compared)
+
+    async def ask_again(self, last: Checkpoint | None) -> None:
+        """A sample of the last student's replies is scored twice."""
+        judge = self.judge()
+        if not isinstance(judge, ModelJudge):
+            return
+        self.rehearsal.asked_for = SCORES
+        for heldout, questions in self.given.questions.heldout.items():
+            stored = self._scores(last, heldout)
+
+            async def asked(question: Question, stored: Mapping[str, str] = stored) -> None:
+                known = stored.get(question.id)
+                attempt = RESULT.validate_json(known).attempt if known else self._attempt()
+                await grade(question, attempt, Panel.of(judge), asking=2)
+
+            await self.rehearse(questions[: self.given.settings.evaluate.repeat], asked)
 
     async def updates(self, number: int) -> None:
         """The gate asks the student in force, then each candidate."""
@@ -374,6 +394,12 @@ class _Estimating:
             said.append(f"{name}: {role.described(model.sampling.max_tokens)}")
         if self.spread:
             said.append(f"rehearsed on {self.questions} questions a stage, of up to {self.spread:,}, and scaled up")
+        if others := [*(m.name for m in settings.evaluate.models), *(j.identity for j in settings.evaluate.judges)]:
+            asked = sum(map(len, self.given.questions.heldout.values()))
+            said.append(
+                f"not counted: {', '.join(others)} (evaluate.models, evaluate.judges) on {asked:,} held-out questions, "
+                "and the judge on the models' replies"
+            )
         unknown = [name for name in self.roles if self.given.prices[name] is None]
         said += [f"{name}.price is not given, so what its calls cost is not known" for name in unknown]
         return said

@@ -6,7 +6,8 @@ A judge's error is counted apart and never scores; every figure comes with its i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydantic import Field, TypeAdapter
@@ -14,10 +15,27 @@ from pydantic import Field, TypeAdapter
 from .agents import Judge, ModelJudge, Occasion, Student
 from .messages import Attempt, Message, Question, Status
 from .models import SamplingParams
-from .replies import COMPARISON_SCHEMA, CRITERIA, SCORES_SCHEMA, parse_comparison, parse_scores
+from .replies import CRITERIA, SCORES_SCHEMA, json_object, parse_scores
 from .statistics import Interval, mean, proportion
 
 EVALUATE = "evaluate"
+OVERALL = "overall"
+"""The mean of the five criteria."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Who says how good a reply is: a verifier, one or several model judges by name, or both."""
+
+    verifier: Judge | None = None
+    judges: Mapping[str, ModelJudge] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, judge: Judge, name: str = "judge", more: Mapping[str, ModelJudge] | None = None) -> Panel:
+        """The run's judge and those that only evaluate."""
+        if isinstance(judge, ModelJudge):
+            return cls(judges={name: judge, **(more or {})})
+        return cls(judge, more or {})
 
 
 class Result(Message):
@@ -27,9 +45,37 @@ class Result(Message):
     """A hash of the question as it was asked, so that an edited question is asked again."""
     attempt: Attempt
     status: Status
+    """The verifier's finding. Without one: CORRECT where a judge gave scores, ERROR where none did."""
     explanation: str = ""
-    scores: dict[str, int] | None = None
-    """The five criteria, 1 to 10; None with a verifier or when the judge gave none."""
+    """The verifier's, or the judge's justification of its scores."""
+    scores: dict[str, float] | None = None
+    """The five criteria, 1 to 10, the mean of the judges that gave them; None where none did."""
+    by_judge: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """With several judges: the scores of each."""
+    verified: bool = False
+    """`status` is a verifier's, beside the scores."""
+    unread: int = 0
+    """Model judges that gave no readable scores."""
+
+    @property
+    def overall(self) -> float | None:
+        return sum(self.scores.values()) / len(self.scores) if self.scores else None
+
+    @property
+    def correct(self) -> float | None:
+        """1 or 0 by a verifier; None without one, or without a verdict."""
+        if self.status is Status.ERROR or (self.scores is not None and not self.verified):
+            return None
+        return float(self.status is Status.CORRECT)
+
+    def value(self, measure: str) -> float | None:
+        """`accuracy` by a verifier, `overall` or one of the criteria; None where this result has none."""
+        if measure == ACCURACY:
+            return self.correct
+        return self.overall if measure == OVERALL else (self.scores or {}).get(measure)
+
+
+ACCURACY = "accuracy (verifier)"
 
 
 class Estimate(Message):
@@ -59,6 +105,10 @@ class Metrics(Message):
     """Share of correct replies (verifier)."""
     criteria: dict[str, Estimate] = Field(default_factory=dict)
     """Mean score by criterion, and `overall` (model judge)."""
+    near_training: int = 0
+    """Questions that nearly repeat one of the training set (`overlap`)."""
+    apart: Estimate | None = None
+    """The first figure (accuracy, else overall) over the other questions; None where there are none of either kind."""
 
     def headline(self) -> str:
         if self.accuracy is not None:
@@ -71,18 +121,61 @@ RESULT = TypeAdapter(Result)
 
 
 async def examine(
-    question: Question, student: Student, judge: Judge, *, sampling: SamplingParams, stage: str = EVALUATE
+    question: Question,
+    student: Student,
+    panel: Judge | Panel,
+    *,
+    sampling: SamplingParams,
+    stage: str = EVALUATE,
 ) -> Result:
     """Ask and judge one question."""
     attempt = await student.attempt(question, stage=stage, sampling=sampling)
-    if isinstance(judge, ModelJudge):
-        occasion = Occasion(stage, question.id)
-        scores = await judge.ask("judge_score", question, _read_scores, bool, occasion, SCORES_SCHEMA, answer=attempt)
-        if not scores:
-            return _result(question, attempt, Status.ERROR, "the judge's reply holds no readable scores")
-        return Result(asked=fingerprint(question), attempt=attempt, status=Status.CORRECT, scores=scores)
-    verdict = await judge.evaluate(question, attempt, stage=stage)
-    return _result(question, attempt, verdict.status, verdict.explanation)
+    return await grade(question, attempt, panel if isinstance(panel, Panel) else Panel.of(panel), stage=stage)
+
+
+async def grade(
+    question: Question, attempt: Attempt, panel: Panel, *, stage: str = EVALUATE, asking: int = 1
+) -> Result:
+    """What the panel makes of one reply. `asking` 2 asks every judge anew, past what it said the first time."""
+    graded = {name: await _graded(question, attempt, judge, stage, asking) for name, judge in panel.judges.items()}
+    given = {name: found for name, found in graded.items() if found.scores}
+    result = Result(
+        asked=fingerprint(question),
+        attempt=attempt,
+        status=Status.CORRECT if given else Status.ERROR,
+        explanation=" ".join(found.justification for found in given.values())
+        or "the judge's reply holds no readable scores",
+        scores=_averaged([found.scores for found in given.values()]) if given else None,
+        by_judge={name: found.scores for name, found in given.items()} if len(graded) > 1 else {},
+        unread=len(graded) - len(given),
+    )
+    if panel.verifier is None:
+        return result
+    verdict = await panel.verifier.evaluate(question, attempt, stage=stage)
+    said = " ".join(filter(None, (verdict.explanation, result.explanation if given else "")))
+    return result.model_copy(update={"status": verdict.status, "explanation": said, "verified": bool(given)})
+
+
+class _Graded(NamedTuple):
+    scores: dict[str, int]
+    """Empty when the reply could not be read."""
+    justification: str
+
+
+async def _graded(question: Question, attempt: Attempt, judge: ModelJudge, stage: str, asking: int) -> _Graded:
+    occasion = Occasion(stage, question.id, asking)
+    return await judge.ask(
+        "judge_score", question, _read_grades, lambda found: bool(found.scores), occasion, SCORES_SCHEMA, answer=attempt
+    )
+
+
+def _read_grades(text: str, judge: str) -> _Graded:
+    said = (json_object(text) or {}).get("justification")
+    return _Graded(parse_scores(text) or {}, said if isinstance(said, str) else "")
+
+
+def _averaged(scores: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    return {name: sum(given[name] for given in scores) / len(scores) for name in CRITERIA}
 
 
 def fingerprint(question: Question) -> str:
@@ -90,85 +183,40 @@ def fingerprint(question: Question) -> str:
 
 
 def is_scored(result: Result | None, question: Question) -> bool:
-    """There is a result, with a verdict, for the question as it reads now."""
-    return result is not None and result.status is not Status.ERROR and result.asked == fingerprint(question)
+    """There is a result, with every verdict, for the question as it reads now."""
+    if result is None or result.asked != fingerprint(question):
+        return False
+    return result.status is not Status.ERROR and not result.unread
 
 
-def _result(question: Question, attempt: Attempt, status: Status, explanation: str) -> Result:
-    return Result(asked=fingerprint(question), attempt=attempt, status=status, explanation=explanation)
+def summarise(results: Mapping[str, Result], *, asked: int, near_training: Collection[str] = ()) -> Metrics:
+    """Figures over one held-out set of `asked` questions, from the results by question id.
 
-
-def _read_scores(text: str, judge: str) -> dict[str, int]:
-    return parse_scores(text) or {}
-
-
-def summarise(results: Sequence[Result], *, asked: int) -> Metrics:
-    """Figures over one held-out set of `asked` questions."""
-    judged = [result for result in results if result.status is not Status.ERROR]
-    metrics = Metrics(
+    `near_training` are the ids of the questions that nearly repeat one of the training set.
+    """
+    judged = [result for result in results.values() if result.status is not Status.ERROR or result.scores]
+    estimates = {measure: _estimate(measure, list(results.values())) for measure in MEASURES}
+    first = next((measure for measure in (ACCURACY, OVERALL) if estimates[measure]), None)
+    near = [id_ for id_ in results if id_ in near_training]
+    others = [result for id_, result in results.items() if id_ not in near_training]
+    return Metrics(
         questions=asked,
         failed=asked - len(results),
         judge_errors=len(results) - len(judged),
-        truncated=sum(result.attempt.truncated for result in results),
+        truncated=sum(result.attempt.truncated for result in results.values()),
+        accuracy=estimates[ACCURACY],
+        criteria={name: found for name in (*CRITERIA, OVERALL) if (found := estimates[name]) is not None},
+        near_training=len(near),
+        apart=_estimate(first, others) if first and near and others else None,
     )
-    scored = [result.scores for result in judged if result.scores is not None]
-    if scored:
-        by_criterion = {name: [float(scores[name]) for scores in scored] for name in CRITERIA}
-        by_criterion["overall"] = [sum(scores.values()) / len(CRITERIA) for scores in scored]
-        criteria = {name: Estimate.of(mean(values), len(values)) for name, values in by_criterion.items()}
-        return metrics.model_copy(update={"criteria": criteria})
-    if not judged:
-        return metrics
-    correct = sum(result.status is Status.CORRECT for result in judged)
-    return metrics.model_copy(update={"accuracy": Estimate.of(proportion(correct, len(judged)), len(judged))})
 
 
-class Shares(Message):
-    """Pairwise win shares by criterion; `with_` + `without` = 1, a tie being half to each."""
-
-    questions: int
-    judge_errors: int
-    flipped: int
-    """Single verdicts that changed when the order of the two replies was swapped, over all criteria."""
-    with_: dict[str, Estimate]
+MEASURES = (ACCURACY, *CRITERIA, OVERALL)
 
 
-class Preference(NamedTuple):
-    """What both orders together say on one criterion."""
-
-    share: float
-    """Of the reply of interest: 1 where both orders prefer it, 0 where both prefer the other, else one half."""
-    flipped: bool
-    """The two orders disagree."""
-
-
-async def compare(question: Question, judge: ModelJudge, without: Attempt, with_: Attempt) -> dict[str, Preference]:
-    """Two replies judged in both orders, by criterion; empty when the judge could not be read."""
-    occasion = Occasion(EVALUATE, question.id)
-    forth = await judge.ask(
-        "judge_compare", question, _read_comparison, bool, occasion, COMPARISON_SCHEMA, first=without, second=with_
-    )
-    back = await judge.ask(
-        "judge_compare", question, _read_comparison, bool, occasion, COMPARISON_SCHEMA, first=with_, second=without
-    )
-    if not forth or not back:
-        return {}
-    return {criterion: _preference(forth[criterion], back[criterion]) for criterion in CRITERIA}
-
-
-def _read_comparison(text: str, judge: str) -> dict[str, str]:
-    return parse_comparison(text) or {}
-
-
-def _preference(forth: str, back: str) -> Preference:
-    """`forth` is the winner with the reply of interest as B, `back` with it as A."""
-    if forth != {"A": "B", "B": "A", "tie": "tie"}[back]:
-        return Preference(0.5, flipped=True)
-    return Preference({"A": 0.0, "B": 1.0, "tie": 0.5}[forth], flipped=False)
-
-
-def summarise_comparison(found: Sequence[dict[str, Preference]]) -> Shares:
-    read = [preferences for preferences in found if preferences]
-    with_ = {name: Estimate.of(mean([p[name].share for p in read]), len(read)) for name in CRITERIA} if read else {}
-    flipped = sum(preference.flipped for preferences in read for preference in preferences.values())
-    return Shares(questions=len(found), judge_errors=len(found) - len(read), flipped=flipped, with_=with_)
+def _estimate(measure: str, results: Sequence[Result]) -> Estimate | None:
+    values = [value for result in results if (value := result.value(measure)) is not None]
+    if not values:
+        return None
+    interval = proportion(round(sum(values)), len(values)) if measure == ACCURACY else mean(values)
+    return Estimate.of(interval, len(values))

@@ -159,6 +159,18 @@ class UpdateFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OverlapFound(Event):
+    """Before anything is trained: how many held-out questions nearly repeat one of training."""
+
+    heldout: str
+    questions: int
+    exact: int
+    near: int
+    """The exact ones included."""
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationFinished(Event):
     checkpoint: str
     heldout: str

@@ -15,26 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from . import conversations
-from .agents import Judge, ModelJudge, Student, Teacher
+from .agents import Judge, Student, Teacher
 from .calls import RecordedModel
 from .checkpoints import needed, prune
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .conversions import Converted, distilled
 from .engine import Drain, Line, Window, converse
 from .errors import BudgetReached, CredentialsError, MeteorError, ModelError, NothingToTrainError, UsageError
-from .evaluation import (
-    RESULT,
-    Preference,
-    Result,
-    compare,
-    examine,
-    fingerprint,
-    is_scored,
-    summarise,
-    summarise_comparison,
-)
+from .evaluation import Result, examine, fingerprint
 from .events import (
-    EvaluationFinished,
     Note,
     Observer,
     QuestionFinished,
@@ -45,8 +34,10 @@ from .events import (
     UpdateFinished,
 )
 from .gate import Gate, judge_candidate
+from .measurement import Evaluators, Measurement, each
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
+from .overlap import Overlaps
 from .question_pool import QuestionPool
 from .questions import SetApart
 from .recipes import FINETUNE, Recipes
@@ -71,6 +62,8 @@ class QuestionSets:
     gate: Sequence[Question]
     heldout: dict[str, Sequence[Question]]
     set_apart: SetApart | None = None
+    overlaps: Overlaps | None = None
+    """What nearly repeats a training question; None where that was not looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +95,9 @@ class Pipeline:
     lineage: dict[str, Checkpoint] = field(default_factory=dict)
     lines: Sequence[Line] = ()
     """The limited models of the roles: what the window of conversations follows."""
+    evaluators: Evaluators | None = None
+    """None: the run's judge alone evaluates, and its checkpoints alone are evaluated."""
+
     # the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -117,12 +113,12 @@ class Pipeline:
         await self.self_train()
         if self.trainer is not None:
             await self.evaluate(only=[SELF_TRAIN])
-            await self.compare_ends()
+        await Measurement(self).conclude()
 
     async def measure(self) -> None:
-        """Every checkpoint of the lineage on the held-out questions, and the last against the first."""
+        """Every checkpoint of the lineage and every rival on the held-out questions, and against one another."""
         await self.evaluate()
-        await self.compare_ends()
+        await Measurement(self).conclude()
 
     # stage 1 -------------------------------------------------------------------------------------------------------
 
@@ -219,71 +215,9 @@ class Pipeline:
 
     async def evaluate(self, only: Sequence[str] = LINEAGE) -> None:
         """Score the checkpoints of the lineage on every held-out set; what is scored already is not asked again."""
-        for label in [label for label in LINEAGE if label in only and label in self.lineage]:
-            checkpoint = self.lineage[label]
-            for heldout, questions in self.questions.heldout.items():
-                results = await self._examine(label, checkpoint, heldout, questions)
-                metrics = summarise(results, asked=len(questions))
-                await self.store.add_evaluation(
-                    checkpoint.version, heldout, self.recipes.evaluate(), label, metrics.model_dump(mode="json")
-                )
-                self.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
+        labels = [label for label in LINEAGE if label in only and label in self.lineage]
+        await Measurement(self).checkpoints(labels)
         await self._save_lineage()
-
-    async def _examine(
-        self, label: str, checkpoint: Checkpoint, heldout: str, questions: Sequence[Question]
-    ) -> list[Result]:
-        recipe = self.recipes.evaluate()
-        stage = f"evaluate {label}: {heldout}"
-        stored = self.store.scores(checkpoint.version, heldout, recipe)
-        results = {id_: RESULT.validate_json(result) for id_, result in stored.items()}
-        owed = [q for q in questions if not is_scored(results.get(q.id), q)]
-        sampling = decoding("greedy", self.settings.student.sampling)
-
-        async def examined(question: Question) -> None:
-            result = await examine(question, self.cast.student, self.cast.judge, sampling=sampling)
-            results[question.id] = result
-            await self.store.add_score(
-                checkpoint.version, heldout, recipe, question.id, RESULT.dump_json(result).decode()
-            )
-            self.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
-
-        started = time.monotonic()
-        self.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
-        if owed:
-            await self.serve(checkpoint)
-            await _each(owed, examined, window=self.window(), drain=self.drain, stage=stage)
-        done = [results[q.id] for q in questions if q.id in results]
-        headline = summarise(done, asked=len(questions)).headline()
-        self.observer.on_event(StageFinished(stage, time.monotonic() - started, headline))
-        return done
-
-    async def compare_ends(self) -> None:
-        """With a model judge: the last checkpoint against the first, both orders, share by criterion."""
-        judge, last = self.cast.judge, self.latest(before=None)
-        if not isinstance(judge, ModelJudge) or not self.settings.evaluate.pairwise or last == self.base:
-            return
-        recipe = self.recipes.evaluate()
-        for heldout, questions in self.questions.heldout.items():
-            ends = [self.store.scores(version, heldout, recipe) for version in (self.base.version, last.version)]
-            both = [question for question in questions if all(question.id in scores for scores in ends)]
-            found = await self._compared(judge, both, *ends)
-            shares = summarise_comparison(found)
-            await self.store.add_evaluation(
-                last.version, f"{heldout}: pairwise against base", recipe, "pairwise", shares.model_dump(mode="json")
-            )
-
-    async def _compared(
-        self, judge: ModelJudge, questions: Sequence[Question], before: dict[str, str], after: dict[str, str]
-    ) -> list[dict[str, Preference]]:
-        found: list[dict[str, Preference]] = []
-
-        async def compared(question: Question) -> None:
-            without, with_ = (RESULT.validate_json(side[question.id]).attempt for side in (before, after))
-            found.append(await compare(question, judge, without, with_))
-
-        await _each(questions, compared, window=self.window(), drain=self.drain, stage="compare")
-        return found
 
     # updates ---------------------------------------------------------------------------------------------------------
 
@@ -395,7 +329,7 @@ class Pipeline:
                 attempt = await self.cast.student.attempt(question, stage=GATE, sampling=sampling)
                 results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
-        await _each(self.questions.gate, asked, window=self.window(), drain=Drain(), stage=GATE)
+        await each(self.questions.gate, asked, window=self.window(), drain=Drain(), stage=GATE)
         return results
 
     async def serve(self, checkpoint: Checkpoint) -> None:
@@ -509,27 +443,3 @@ class Pipeline:
     @property
     def recipes(self) -> Recipes:
         return Recipes(self.settings, self.templates.hashes())
-
-
-async def _each(
-    questions: Sequence[Question],
-    work: Callable[[Question], Awaitable[None]],
-    *,
-    window: Window,
-    drain: Drain,
-    stage: str,
-) -> None:
-    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
-    failures: list[str] = []
-
-    async def conversation(question: Question) -> Trace:
-        await work(question)
-        return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
-
-    async def count(trace: Trace) -> None:
-        if trace.error is not None:
-            failures.append(trace.error)
-
-    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
-    if len(failures) == len(questions) and failures:
-        raise ModelError(failures[0])

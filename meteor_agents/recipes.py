@@ -66,7 +66,10 @@ class Recipes:
         return self._recipe(SELF_TRAIN, start, turn=turn, **{name: getattr(stage, name) for name in DECIDES_PAIRS})
 
     def evaluate(self) -> str:
-        return self._recipe(EVALUATE, None)
+        evaluate = self._settings.evaluate
+        judges = [[judge.identity, judge.deciding_options, judge.sampling] for judge in evaluate.judges]
+        more = {"judges": judges, "verifier": evaluate.verifier}
+        return self._recipe(EVALUATE, None, **{name: value for name, value in more.items() if value})
 
     def _recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
         settings = self._settings

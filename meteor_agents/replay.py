@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from . import conversations
-from .agents import Judge, ModelJudge, Occasion, Student, Teacher
+from .agents import Judge, Occasion, Student, Teacher
 from .call_keys import call_key
+from .comparison import compare, summarise_comparison
 from .conversations import DISTILL, REFINE
 from .errors import ModelError, UnrecordedCallError
-from .evaluation import (
-    RESULT,
-    Result,
-    compare,
-    examine,
-    fingerprint,
-    summarise,
-    summarise_comparison,
-)
+from .evaluation import RESULT, Panel, Result, examine, fingerprint, summarise
+from .measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from .messages import Attempt, Guideline, Lineage, Message, Question
 from .models import ChatMessage, Completion, SamplingParams
-from .pipeline import BASE
+from .overlap import Overlaps
+from .pipeline import LINEAGE
 from .self_training import pair_rules
 from .settings import ModelSettings, Settings, decoding
 from .store import Records
@@ -145,6 +140,7 @@ class Replay:
         teacher: Teacher,
         judge: Judge,
         student_speaker: ReplayedSpeaker,
+        panel: Panel,
         heldout: Mapping[str, Mapping[str, Question]],
         base: Checkpoint,
     ) -> None:
@@ -154,6 +150,7 @@ class Replay:
         self._teacher = teacher
         self._judge = judge
         self._speaker = student_speaker
+        self._panel = panel
         self._heldout = heldout
         self._base = base
 
@@ -200,18 +197,18 @@ class Replay:
         )
 
     async def evaluations(self, only: str | None = None) -> list[Held]:
-        """Every result of the newest evaluations again, of one question or of all, and their metrics."""
+        """The newest evaluations of the run's own checkpoints again, of one question or of all, and their figures."""
         held: list[Held] = []
         for evaluation in _newest_evaluations(self._records):
-            if evaluation.label != "pairwise":
+            if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
                 held += [found async for found in self._evaluate(evaluation, only)]
-            elif only is None and isinstance(self._judge, ModelJudge):
-                held.append(await self._compare(evaluation, self._judge))
+            elif only is None and PAIRWISE in evaluation.heldout:
+                held.append(await self._compare(evaluation))
         return held
 
-    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> Any:
+    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
-        results: list[Result] = []
+        results: dict[str, Result] = {}
         for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
             if only not in (None, id_):
                 continue
@@ -221,41 +218,44 @@ class Replay:
                 yield Held(stage, id_, "the question, as it was asked, is not among the run's inputs")
                 continue
             again, held = await self._examine(stage, question, recorded)
-            results += [again] if again is not None else []
+            if again is not None:
+                results[id_] = again
             yield held
         if only is None and len(results) + evaluation.metrics["failed"] == evaluation.metrics["questions"]:
-            metrics = summarise(results, asked=evaluation.metrics["questions"]).model_dump(mode="json")
-            yield Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(metrics)))
+            metrics = summarise(results, asked=evaluation.metrics["questions"], near_training=self._near(evaluation))
+            found = metrics.model_dump(mode="json")
+            yield Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(found)))
+
+    def _near(self, evaluation: _Evaluation) -> Collection[str]:
+        """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
+        stored = self._records.meta(OVERLAPS)
+        return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
 
     async def _examine(self, stage: str, question: Question, recorded: Result) -> tuple[Result | None, Held]:
         self._speaker.begin([recorded.attempt.weights])
         sampling = decoding("greedy", self._settings.student.sampling)
         try:
-            again = await examine(question, self._student, self._judge, sampling=sampling)
+            again = await examine(question, self._student, self._panel, sampling=sampling)
         except ModelError as error:
             return None, Held(stage, question.id, str(error))
         return again, Held(stage, question.id, _unlike(recorded, again))
 
-    async def _compare(self, evaluation: _Evaluation, judge: ModelJudge) -> Held:
-        """The last checkpoint against the first again, as one: its figures."""
-        stage = f"evaluate pairwise: {evaluation.heldout}"
-        heldout = evaluation.heldout.removesuffix(PAIRWISE)
-        recipe, lineage = evaluation.recipe, self._records.lineage()
-        ends = [self._records.scores(v, heldout, recipe) for v in (lineage.get(BASE, ""), evaluation.checkpoint)]
+    async def _compare(self, evaluation: _Evaluation) -> Held:
+        """The last checkpoint against another model again, as one: its figures."""
+        heldout, before = evaluation.heldout.split(PAIRWISE)
+        stage = f"evaluate pairwise: {heldout} against {before}"
+        recipe, versions = evaluation.recipe, {**self._records.meta(RIVALS, {}), **self._records.lineage()}
+        ends = [self._records.scores(v, heldout, recipe) for v in (versions.get(before, ""), evaluation.checkpoint)]
         found = []
         try:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
                     without, with_ = (RESULT.validate_json(scores[id_]).attempt for scores in ends)
-                    found.append(await compare(question, judge, without, with_))
+                    found.append(await compare(question, self._panel.judges, without, with_))
         except ModelError as error:
             return Held(stage, id_, str(error))
         shares = summarise_comparison(found).model_dump(mode="json")
         return Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(shares)))
-
-
-PAIRWISE = ": pairwise against base"
-"""Ends the name under which a held-out set's comparison is stored."""
 
 
 class _Evaluation(NamedTuple):

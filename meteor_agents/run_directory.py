@@ -23,6 +23,7 @@ class RunDirectory:
         self.config = path / "config.yaml"
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.jsonl"
+        self.report = path / "report.html"
         self._lock: int | None = None
 
     def set_aside(self) -> Path | None:

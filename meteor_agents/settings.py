@@ -350,11 +350,57 @@ DECIDES_PAIRS = ("low", "high", "verify", "near_equal", "max_length_ratio")
 """Settings of `self_train` that decide which pairs there are."""
 
 
+class RivalSettings(ModelSettings):
+    """Another model that is evaluated beside the student."""
+
+    name: str = Field(min_length=1)
+    """What tables call it."""
+
+    @field_validator("name")
+    @classmethod
+    def _no_checkpoints_name(cls, name: str) -> str:
+        if name in CHECKPOINT_NAMES:
+            raise ValueError(f"{name!r} is what a checkpoint of the run is called; choose another name")
+        return name
+
+
+CHECKPOINT_NAMES = ("base", "finetune", "refine", "self-train")
+
+
+class VerifierSettings(BaseModel):
+    """A verifier with its options, as in `judge`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    verifier: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class EvaluateSettings(Section):
     sample: int | None = Field(default=None, ge=1)
     """At most so many questions of each held-out set."""
     pairwise: bool = True
-    """With a model judge: compare first and last checkpoint in both orders."""
+    """With a model judge: compare first and last checkpoint, and the last with every one of `models`, in both orders."""
+    models: list[RivalSettings] = Field(default_factory=list)
+    """More models that answer the held-out questions: APIs, servers, folders."""
+    judges: list[ModelSettings] = Field(default_factory=list)
+    """More model judges, which only evaluate: with them the figures are the panel's means."""
+    verifier: VerifierSettings | None = None
+    """With a model judge: replies are checked by a verifier too."""
+    repeat: int = Field(default=10, ge=0)
+    """Questions of each held-out set that model judges score a second time, to see how steady they are."""
+    human: Path | None = None
+    """JSONL or CSV of people's findings: id, label (correct, incorrect or 1 to 10) and, if need be, reply."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for what, names in (("models", [m.name for m in self.models]), ("judges", [j.identity for j in self.judges])):
+            if double := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"two {what} are named {double!r}; give one another name")
+        return self
 
 
 class BudgetSettings(Section):
@@ -471,6 +517,7 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             **{role: _with_absolute_model(getattr(settings, role), base) for role in ROLES},
             **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in STAGES_THAT_TRAIN},
             "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
+            "evaluate": _with_absolute_evaluation(settings.evaluate, base),
         }
     )
 
@@ -480,6 +527,16 @@ def _with_absolute_model(role: ModelSettings, base: Path) -> ModelSettings:
     if role.backend in ("transformers", "sglang") and role.model and (base / role.model).is_dir():
         return role.model_copy(update={"model": str((base / role.model).resolve())})
     return role
+
+
+def _with_absolute_evaluation(evaluate: EvaluateSettings, base: Path) -> EvaluateSettings:
+    return evaluate.model_copy(
+        update={
+            "models": [_with_absolute_model(model, base) for model in evaluate.models],
+            "judges": [_with_absolute_model(model, base) for model in evaluate.judges],
+            "human": base / evaluate.human if evaluate.human else None,
+        }
+    )
 
 
 def _with_absolute_config(stage: TakeSettings, base: Path) -> TakeSettings:

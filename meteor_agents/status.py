@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .measurement import RIVALS
 from .pipeline import LINEAGE
 from .store import Records, StageRecord
 from .traces import Outcome
@@ -31,6 +32,10 @@ def read_status(records: Records) -> dict[str, Any]:
                 "heldout": records.evaluations(version),
             }
             for version in (lineage[label] for label in LINEAGE if label in lineage)
+        }
+        | {
+            version: {"labels": [name], "heldout": records.evaluations(version)}
+            for name, version in records.meta(RIVALS, {}).items()
         },
     }
 

@@ -60,8 +60,8 @@ def project(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "estimate", "check", "init", "status",
-            "traces", "export", "models", "models fetch", "prompts", "prompts list", "prompts show", "prompts render",
-            "prompts lint", "prompts export"]  # fmt: skip
+            "traces", "report", "export", "models", "models fetch", "prompts", "prompts list", "prompts show",
+            "prompts render", "prompts lint", "prompts export"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,8 +25,8 @@ HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aio
 """What only some commands need, and what would make each of them slow."""
 
 CORE_MAY_IMPORT = {"pydantic", "jinja2"}
-MORE_FOR = {"limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}}
-"""Two wrappers built on libraries, and one optional file format (docs/architecture.md)."""
+MORE_FOR = {"limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}, "overlap.py": {"rapidfuzz"}}
+"""Two wrappers built on libraries, one optional file format, and the measure of near-duplicates (docs/architecture.md)."""
 
 
 # What is in the wheel

@@ -18,6 +18,7 @@ from meteor_agents import prompts
 from meteor_agents.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.scripted import ScriptedModel
+from meteor_agents.evaluation import Panel
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.replay import Held, Replay, ReplayedSpeaker
 from meteor_agents.store import open_for_reading
@@ -169,7 +170,7 @@ def test_words_of_every_weights_version_are_found_without_training(tmp_path: Pat
     assert [one for one in held if one.difference] == []
     stages = {one.stage for one in held}
     assert {"distill", "refine", "self-train", "evaluate refine: held out"} <= stages
-    assert ("evaluate pairwise: held out: pairwise against base" in stages) == (judged_by == "model")
+    assert ("evaluate pairwise: held out against base" in stages) == (judged_by == "model")
 
 
 def judged(messages: Any, sampling: Any) -> str:
@@ -195,8 +196,9 @@ def replayed(run: Run) -> list[Held]:
         if run.judge_model is not None:
             judging = ReplayedSpeaker("judge", settings.judge, records)
             judge = ModelJudge(Voice(judging, templates, settings.domain, settings.judge.sampling))
+        panel = Panel.of(judge, settings.judge.identity)
         heldout = {"held out": {question.id: question for question in questions(200, 230)}}
-        again = Replay(settings, records, student, ReferenceTeacher(), judge, speaker, heldout, BASE)
+        again = Replay(settings, records, student, ReferenceTeacher(), judge, speaker, panel, heldout, BASE)
 
         async def everything() -> list[Held]:
             return [*[await again.hold(trace) for trace in records.current_traces()], *await again.evaluations()]
