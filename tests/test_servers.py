@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meteor_agents.backends.scripted import ScriptedModel
@@ -51,7 +51,6 @@ def play(limit: AdaptiveLimit, capacity: int) -> None:
             limit.overloaded(generation)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2000), st.lists(st.integers(0, 2500), max_size=60))
 def test_the_limit_stays_within_its_bounds_and_recovers_from_any_overload(ceiling: int, capacities: list[int]) -> None:
     limit = AdaptiveLimit(ceiling)
@@ -65,7 +64,6 @@ def test_the_limit_stays_within_its_bounds_and_recovers_from_any_overload(ceilin
         assert rounds <= 4 * STEPS, "additive increase brings it back within a few dozen replies' time"
 
 
-@settings(deadline=None)
 @given(st.integers(8, 1000), st.floats(0.1, 0.9))
 def test_the_limit_settles_near_what_the_server_takes(ceiling: int, share: float) -> None:
     limit, capacity = AdaptiveLimit(ceiling), max(2, int(ceiling * share))
@@ -93,7 +91,6 @@ def test_a_limit_that_is_not_made_use_of_or_is_held_does_not_grow() -> None:
     assert limit.allowed == 70
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 30)), min_size=1, max_size=200))
 def test_the_breaker_trips_only_after_failures_that_last(outcomes: list[tuple[bool, float]]) -> None:
     rule = BreakerRule(calls=20, least=10, share=0.95, for_s=60)
