@@ -49,9 +49,12 @@ from meteor_agents.events import (
     TrainingProgress,
     UpdateFinished,
 )
+from meteor_agents.servers import AS_SET
 
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines about the same thing."""
+STILL_EVERY_S = 60.0
+"""The same while nothing has ended since: models that take their time."""
 DRAW_EVERY_S = 0.5
 """Seconds between two drawings of a training's progress."""
 LOG_EVERY_S = 10.0
@@ -148,28 +151,40 @@ def role_cells(role: RoleProgress) -> dict[str, str]:
         "failed": f"{role.failed:,}",
         "tokens in/out": f"{role.input_tokens:,}/{role.output_tokens:,}",
         "USD": "no price" if role.usd is None else f"{role.usd:.4f}",
-        "calls/s": f"{role.calls_per_s:.1f}",
+        "rate": f"{role.calls_per_s:.1f}/s" if role.calls_per_s >= 1 else f"{role.calls_last_minute}/min",
         "at once": "" if role.concurrency is None else f"{role.concurrency} ({role.concurrency_why})",
         "slowest": f"{role.slowest_question} {duration(role.slowest_s)}" if role.slowest_question else "",
     }
 
 
 def role_line(role: RoleProgress) -> str:
-    """A role in one line."""
-    cells = role_cells(role)
-    said = ", ".join(f"{name} {cell}" for name, cell in cells.items() if name != "role" and cell not in ("", "0"))
-    return f"  {role.role}: {said}"
+    """A role in one clause: what is under way and for how long, what was done lately and in all."""
+    parts = []
+    if role.in_flight:
+        oldest = f", the oldest {role.slowest_question} for {duration(role.slowest_s)}" if role.slowest_question else ""
+        waiting = f" (+{role.waiting:,} in line)" if role.waiting else ""
+        parts.append(f"{role.in_flight - role.waiting:,} in flight{waiting}{oldest}")
+    parts.append(f"{role.made:,} done, {role.calls_last_minute:,} of them in the last minute")
+    counts = {"reused": role.reused, "retried": role.retried, "failed": role.failed}
+    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+    if role.made:
+        parts.append(f"tokens {role.input_tokens:,}/{role.output_tokens:,}")
+    if role.made and role.usd != 0:
+        parts.append("no price" if role.usd is None else f"{role.usd:.4f} US dollars")
+    if role.concurrency is not None and role.concurrency_why != AS_SET:
+        parts.append(f"{role.concurrency:,} at once ({role.concurrency_why})")
+    return f"{role.role}: {', '.join(parts)}"
 
 
 class PlainLines:
-    """One line a fact; progress at most every `PLAIN_EVERY_S`, and a line for each role with it."""
+    """One line a fact; where the stage stands at most every `PLAIN_EVERY_S`, and less often while nothing ends."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._clock = clock
         self._troubles = Troubles(clock)
         self._shown_at = clock()
-        self._shown: tuple[str, int] = ("", 0)
+        self._ended: tuple[str, int] = ("", 0)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, StageStarted):
@@ -178,21 +193,19 @@ class PlainLines:
         elif (text := sentence(event) or self._troubles.sentence(event)) is not None:
             self._say(text)
         elif isinstance(event, TrainingProgress):
-            if self._due():
+            if self._due(PLAIN_EVERY_S):
                 self._say(training_line(event))
-        elif isinstance(event, Progressed) and self._due() and self._moved(event):
-            self._say(f"{event.stage}: {event.done:,} of {event.questions:,}; {stage_line(event)}")
-            for role in event.roles:
-                self._say(role_line(role))
+        elif isinstance(event, Progressed):
+            ended = (event.stage, sum(role.made + role.reused + role.failed + role.retried for role in event.roles))
+            working = [role for role in event.roles if role.in_flight]
+            if self._due(PLAIN_EVERY_S) if ended != self._ended else working and self._due(STILL_EVERY_S):
+                self._ended = ended
+                clauses = [stage_line(event), *(role_line(role) for role in event.roles)]
+                said = "; ".join(clause for clause in clauses if clause)
+                self._say(f"{event.stage}: {event.done:,} of {event.questions:,}; {said}")
 
-    def _due(self) -> bool:
-        return self._clock() - self._shown_at >= PLAIN_EVERY_S
-
-    def _moved(self, now: Progressed) -> bool:
-        """Something is under way or was done since the last lines."""
-        calls = sum(role.made + role.failed + role.retried + role.in_flight for role in now.roles)
-        before, self._shown = self._shown, (now.stage, calls)
-        return before != self._shown or any(role.in_flight for role in now.roles)
+    def _due(self, every_s: float) -> bool:
+        return self._clock() - self._shown_at >= every_s
 
     def _say(self, text: str) -> None:
         self._shown_at = self._clock()

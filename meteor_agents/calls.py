@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from .agents import Occasion
 from .call_keys import call_key
@@ -199,9 +200,11 @@ class RecordedModel:
         return self._weights() if self._weights else self._identity
 
 
+_REQUEST: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+
 def _request(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
-    said = [{"role": message.role, "content": message.content} for message in messages]
-    return json.dumps({"messages": said, "sampling": sampling.model_dump(mode="json")}, ensure_ascii=False)
+    return _REQUEST.dump_json({"messages": messages, "sampling": sampling}).decode()
 
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:

@@ -90,6 +90,8 @@ class RoleProgress:
     """None: no price is known."""
     calls_per_s: float
     """Over the last seconds."""
+    calls_last_minute: int
+    """How many were answered in the last 60 seconds."""
     concurrency: int | None
     """Calls at once, now; None where nothing limits them."""
     concurrency_why: str

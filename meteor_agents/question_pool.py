@@ -15,7 +15,7 @@ from .messages import Question
 
 
 class QuestionPool(Sequence[Question]):
-    """Questions in an order. In memory are their ids, about 80 bytes each; slices and subsets share the file.
+    """Questions in an order. In memory are their ids, some 30 bytes a question; slices and subsets share the file.
 
     Taking one reads some hundred bytes of a file that the system has in its cache, in a few microseconds.
     """
@@ -28,11 +28,11 @@ class QuestionPool(Sequence[Question]):
     def of(cls, questions: Iterable[Question]) -> QuestionPool:
         """Raises `QuestionsError` when there is no room for the file, or a question holds what JSON cannot."""
         texts = Texts(questions)
-        return cls(texts, range(len(texts.ids)))
+        return cls(texts, range(len(texts)))
 
     @property
     def ids(self) -> Iterator[str]:
-        return (self._texts.ids[row] for row in self._rows)
+        return map(self._texts.id, self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -51,14 +51,14 @@ class QuestionPool(Sequence[Question]):
 
     def where(self, wanted: Callable[[str], bool]) -> QuestionPool:
         """Those whose id is `wanted`, in this order."""
-        return QuestionPool(self._texts, array("Q", (row for row in self._rows if wanted(self._texts.ids[row]))))
+        return QuestionPool(self._texts, array("Q", (row for row in self._rows if wanted(self._texts.id(row)))))
 
     def without(self, settled: Iterable[tuple[str, str]]) -> QuestionPool:
         """The pool less those that are settled: (id, the question as JSON). One that reads otherwise now stays."""
         settled = iter(settled)
         if (first := next(settled, None)) is None:
             return self
-        left = {self._texts.ids[row]: row for row in self._rows}
+        left = {self._texts.id(row): row for row in self._rows}
         for id_, text in chain([first], settled):
             if id_ in left and self._texts.read(left[id_]) == text.encode():
                 del left[id_]
@@ -69,14 +69,16 @@ class Texts:
     """Questions as JSON in a file without a name, which goes with its last reader."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
-        self.ids: list[str] = []
-        self._starts = array("Q", [0])
+        self._ids = bytearray()  # a string of its own for each would take most of the memory
+        self._id_ends = array("Q", [0])
+        self._ends = array("Q", [0])
         try:
             with tempfile.TemporaryFile() as file:
                 for question in questions:
                     file.write(text := _as_json(question))
-                    self.ids.append(question.id)
-                    self._starts.append(self._starts[-1] + len(text))
+                    self._ends.append(self._ends[-1] + len(text))
+                    self._ids += question.id.encode()
+                    self._id_ends.append(len(self._ids))
                 file.flush()
                 self._file = os.dup(file.fileno())
         except OSError as error:
@@ -86,9 +88,15 @@ class Texts:
             ) from error
         weakref.finalize(self, os.close, self._file)
 
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def id(self, row: int) -> str:
+        return self._ids[self._id_ends[row] : self._id_ends[row + 1]].decode()
+
     def read(self, row: int) -> bytes:
-        start = self._starts[row]
-        return os.pread(self._file, self._starts[row + 1] - start, start)
+        start, end = self._ends[row : row + 2]
+        return os.pread(self._file, end - start, start)
 
 
 def _as_json(question: Question) -> bytes:

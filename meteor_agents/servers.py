@@ -25,6 +25,8 @@ QUEUE_EVERY_S = 1.0
 """How often a server is asked for the length of its own queue."""
 LONG_QUEUE = 0.25
 """A queue of more than this share of our calls in flight is too long: the server gains nothing by it."""
+AS_SET = "the limit set"
+"""Why a concurrency is what it is, when all goes well."""
 
 
 class AdaptiveLimit:
@@ -225,7 +227,7 @@ class Server:
         if self._resumes_at > now:
             return f"paused for {self._resumes_at - now:.0f} s as {self._changed[1] if self._changed else 'asked'}"
         if self.allowed == self.ceiling or self._changed is None:
-            return "the limit set"
+            return AS_SET
         moment, reason = self._changed
         queued = f", {self._queued} queued there" if self._queued else ""
         return f"of {self.ceiling}, lowered {now - moment:.0f} s ago: {reason}{queued}"

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from .errors import StoreError
 from .group_commit import GroupCommit
-from .messages import Question
+from .messages import AnyMessage, Question
 from .models import Completion, FinishReason, Usage
 from .question_pool import QuestionPool
 from .store_schema import SCHEMA, check_version, create_or_migrate, version_of
 from .traces import Outcome, Trace
 
+_MESSAGES: TypeAdapter[tuple[AnyMessage, ...]] = TypeAdapter(tuple[AnyMessage, ...])
 _COUNT = "INSERT INTO counters VALUES (?,?,?) ON CONFLICT (role, name) DO UPDATE SET value = value + excluded.value"
 
 
@@ -323,7 +326,7 @@ class Store(Records):
     async def add_trace(self, recipe: str, trace: Trace) -> None:
         """Insert the trace; an earlier one of the same question is replaced, and the new one is the newest."""
         self._position += 1
-        messages = json.dumps([message.model_dump(mode="json") for message in trace.messages])
+        messages = _MESSAGES.dump_json(trace.messages).decode()
         await self._write(
             "INSERT INTO traces VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (stage, recipe, question_id) DO UPDATE SET"
             " position = excluded.position, outcome = excluded.outcome, tries = excluded.tries,"

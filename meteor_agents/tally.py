@@ -27,8 +27,8 @@ from .servers import Server
 TICK_S = 1.0
 RATE_S = 10
 """Calls per second are those of so many last seconds."""
-LEFT_S = 60
-"""The time left is judged by so many last seconds."""
+MINUTE_S = 60
+"""The time left is judged by so many last seconds; a model that takes long for a call has no rate over less."""
 
 
 class Limited(Protocol):
@@ -99,7 +99,7 @@ class Tally:
     def progress(self) -> Progressed:
         """Where the stage and its roles stand now."""
         now = self._clock()
-        self._lately.append((now, self._done))
+        _add(self._lately, now, self._done)
         return Progressed(
             stage=self._stage,
             questions=self._questions,
@@ -135,13 +135,13 @@ class Tally:
     def _role(self, name: str) -> _Role:
         role = self._roles.get(name)
         if role is None:
-            role = self._roles[name] = _Role()
+            role = self._roles[name] = _Role(lately=deque([(self._clock(), 0)]))
         return role
 
     def _role_progress(self, name: str, role: _Role, now: float) -> RoleProgress:
         limited = self.limited.get(name)
         slowest = next(iter(role.under_way.items()), None)
-        role.lately.append((now, role.made))
+        _add(role.lately, now, role.made)
         return RoleProgress(
             role=name,
             made=role.made,
@@ -154,6 +154,7 @@ class Tally:
             output_tokens=role.output_tokens,
             usd=role.usd if role.usd is None else round(role.usd, 6),
             calls_per_s=round(_rate(role.lately, RATE_S), 2),
+            calls_last_minute=role.made - _before(role.lately, MINUTE_S)[1],
             concurrency=limited.allowed if limited else None,
             concurrency_why=limited.why() if limited else "",
             slowest_question=slowest[0] if slowest else None,
@@ -161,16 +162,27 @@ class Tally:
         )
 
     def _seconds_left(self) -> float | None:
-        rate = _rate(self._lately, LEFT_S)
+        rate = _rate(self._lately, MINUTE_S)
         return round((self._questions - self._done) / rate, 1) if rate else None
 
 
-def _rate(lately: deque[tuple[float, int]], over_s: float) -> float:
-    """Per second, from samples of (moment, count); those older than `over_s` are dropped."""
-    last, count = lately[-1]
-    while len(lately) > 2 and lately[1][0] <= last - over_s:
+def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:
+    """One more sample; those that no one looks back to any more are dropped."""
+    lately.append((now, count))
+    while len(lately) > 2 and lately[1][0] <= now - MINUTE_S:
         lately.popleft()
-    first, before = lately[0]
+
+
+def _before(lately: deque[tuple[float, int]], over_s: float) -> tuple[float, int]:
+    """Of samples of (moment, count) the newest that is so many seconds older than the last; else the first."""
+    last = lately[-1][0]
+    return next((sample for sample in reversed(lately) if sample[0] <= last - over_s), lately[0])
+
+
+def _rate(lately: deque[tuple[float, int]], over_s: float) -> float:
+    """Per second, over so many last seconds."""
+    last, count = lately[-1]
+    first, before = _before(lately, over_s)
     return (count - before) / (last - first) if last > first else 0.0
 
 

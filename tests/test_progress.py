@@ -82,7 +82,8 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
             tally.on_event(CallFinished("judge", False, 0.1, 1, 1, "q"))
         clock.now += 1
         tally.progress()
-    assert tally.progress().roles[0].calls_per_s == 5
+    now = tally.progress().roles[0]
+    assert (now.calls_per_s, now.calls_last_minute) == (5, 300)
 
 
 def test_plain_lines_tell_each_kind_of_trouble_once_in_a_while() -> None:
@@ -96,6 +97,27 @@ def test_plain_lines_tell_each_kind_of_trouble_once_in_a_while() -> None:
         "judge: trying again in 1.0 s: busy 0",
         "judge: trying again in 1.0 s: busy 10 (and 9 more like it since the last line)",
         "judge: trying again in 1.0 s: busy 20 (and 9 more like it since the last line)",
+    ]
+
+
+def test_without_a_terminal_there_is_one_line_at_a_time_and_it_says_what_is_under_way_and_for_how_long() -> None:
+    """Beam search: calls that take minutes."""
+    clock, out = Clock(), io.StringIO()
+    tally, lines = Tally(clock), PlainLines(out, clock)
+    for event in (StageStarted("self-train", 64, 0), CallStarted("student", "q1"), CallStarted("student", "q2")):
+        tally.on_event(event)
+    for second in range(200):
+        if second == 100:
+            tally.on_event(CallFinished("student", False, 100.0, 100, 20, "q1", 0.0))
+        clock.now += 1
+        lines.on_event(tally.progress())
+    assert out.getvalue().splitlines() == [
+        "self-train: 0 of 64; student: 2 in flight, the oldest q1 for 10 s, 0 done, 0 of them in the last minute",
+        "self-train: 0 of 64; student: 2 in flight, the oldest q1 for 1 min 10 s, 0 done, 0 of them in the last minute",
+        "self-train: 0 of 64; student: 1 in flight, the oldest q2 for 1 min 41 s, 1 done, 1 of them in the last minute, "
+        "tokens 100/20",
+        "self-train: 0 of 64; student: 1 in flight, the oldest q2 for 2 min 41 s, 1 done, 0 of them in the last minute, "
+        "tokens 100/20",
     ]
 
 
