@@ -233,7 +233,7 @@ async def open_pipeline(
     bare = innermost(student_model)
     server = bare if isinstance(bare, LoadsWeights) else None
     if wanted.beams:
-        _check_beams(settings, bare)
+        check_beams(settings, bare)
 
     def voice(role: str, role_settings: ModelSettings, model: ChatModel, *, changes: bool = False) -> Voice:
         recorded = RecordedModel(
@@ -309,7 +309,8 @@ def stored_lineage(records: Records, base: Checkpoint, checkpoints: Path) -> dic
     return lineage
 
 
-def _check_beams(settings: Settings, student: object) -> None:
+def check_beams(settings: Settings, student: object) -> None:
+    """Stage 3 can be decoded as the settings want it. Raises `SettingsError`."""
     beams = max(
         decoding(which, settings.student.sampling).beams
         for which in (settings.self_train.low, settings.self_train.high)

@@ -54,7 +54,7 @@ def real_server() -> Iterator[tuple[str, str]]:
 
 
 def _named(names: tuple[str, ...]) -> list[object]:
-    kinds = {**{name: pytest.mark.sglang for name in REAL}, LLAMA: pytest.mark.llama}
+    kinds = {**dict.fromkeys(REAL, pytest.mark.sglang), LLAMA: pytest.mark.llama}
     return [pytest.param(name, marks=[kinds[name], pytest.mark.slow] if name in kinds else []) for name in names]
 
 
