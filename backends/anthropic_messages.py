@@ -34,6 +34,7 @@ class AnthropicModel(OpenAICompatibleModel):
     """
 
     path = "/v1/messages"
+    models_path = "/v1/models"
     fields = FIELDS
 
     def _own_headers(self, key: str | None) -> dict[str, str]:

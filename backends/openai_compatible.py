@@ -26,7 +26,7 @@ from meteor_agents.errors import (
     TransientModelError,
     UnreachableError,
 )
-from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from meteor_agents.models import ChatMessage, Completion, FinishReason, ModelFacts, SamplingParams, Usage
 
 OVERLOADED = {429, 503, 529}
 """What a server says that is asked too much."""
@@ -57,6 +57,7 @@ class OpenAICompatibleModel:
     """
 
     path = "/chat/completions"
+    models_path = "/models"
     fields: tuple[OptionalField, ...] = CHAT_FIELDS
 
     def __init__(
@@ -134,15 +135,32 @@ class OpenAICompatibleModel:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
+    async def facts(self) -> ModelFacts:
+        """What the server's list of models says; servers differ in what they call the context."""
+        url = self._url.copy_with(path=self._url.path.removesuffix(self.path) + self.models_path)
+        request = httpx.Request("GET", url, headers=self._headers, extensions={"timeout": self._timeout})
+        try:
+            listed = _Models.model_validate_json((await self._sent(request)).content)
+        except (TransientModelError, ValidationError):
+            return ModelFacts()
+        own = next((model for model in listed.data if model.id == self._name), None)
+        if own is None and len(listed.data) == 1:
+            own = listed.data[0]
+        return ModelFacts(tuple(model.id for model in listed.data), own.context if own else None)
+
     async def aclose(self) -> None:
         await self._transport.aclose()
 
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
-        """The request goes straight to the transport: redirects, cookies and mounts of a client are not needed here."""
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        request = httpx.Request(
-            "POST", self._url, headers=self._headers, content=content, extensions={"timeout": self._timeout}
+        return await self._sent(
+            httpx.Request(
+                "POST", self._url, headers=self._headers, content=content, extensions={"timeout": self._timeout}
+            )
         )
+
+    async def _sent(self, request: httpx.Request) -> httpx.Response:
+        """The request goes straight to the transport: redirects, cookies and mounts of a client are not needed here."""
         try:
             response = await self._transport.handle_async_request(request)
             response.request = request
@@ -247,6 +265,29 @@ class _Reply(Wire):
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
     metadata: _Metadata | None = None
+
+
+class _Meta(Wire):
+    n_ctx: int | None = None
+    n_ctx_train: int | None = None
+
+
+class _Model(Wire):
+    """One line of a server's list; vLLM and SGLang, gateways, llama.cpp's own server."""
+
+    id: str
+    max_model_len: int | None = None
+    context_length: int | None = None
+    meta: _Meta | None = None
+
+    @property
+    def context(self) -> int | None:
+        meta = self.meta or _Meta()
+        return self.max_model_len or self.context_length or meta.n_ctx or meta.n_ctx_train
+
+
+class _Models(Wire):
+    data: list[_Model]
 
 
 class Secrets:

@@ -34,7 +34,7 @@ from meteor_agents.errors import (
     TransientModelError,
     UnreachableError,
 )
-from meteor_agents.models import ChatMessage, Completion, SamplingParams
+from meteor_agents.models import ChatMessage, Completion, ModelFacts, SamplingParams
 from meteor_agents.training import Checkpoint
 
 FAILURES = 3
@@ -107,6 +107,11 @@ class SGLangModel:
     @property
     def call_timeout_s(self) -> float:
         return self._timeout_s
+
+    async def facts(self) -> ModelFacts:
+        """Of the first server that is not left out."""
+        first = next(iter(self._in()), None)
+        return await first.chat.facts() if first else ModelFacts()
 
     async def open(self) -> None:
         """Start the launched server, or find one that speaks. Raises `ServerDown`, `ModelError` or `SettingsError`."""

@@ -10,6 +10,7 @@ The life of one request:
 5. When a quarter of the rows can be replaced or dropped, the cache is packed again without the finished ones.
 6. Beam searches run between those, by `generate`. New weights are copied in when nothing is being decoded; requests
    asked before the new weights were are answered by the old ones.
+7. While a trainer needs the memory, the weights hold none; the next request reads them again from their folder.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from meteor_agents.backends.chat_template import end_of_turn_id, example_ids, prompt_ids
+from meteor_agents.backends.freed_memory import give_back_freed_memory
 from meteor_agents.backends.model_catalog import resolve
 from meteor_agents.errors import MissingExtraError, ModelError, RefusedCallError, SettingsError
-from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from meteor_agents.models import ChatMessage, Completion, FinishReason, ModelFacts, SamplingParams, Usage
 
 try:
     import torch
@@ -46,6 +48,8 @@ from meteor_agents.backends.contrastive_decoding import Contrasts
 from meteor_agents.backends.hardware import pick_device, pick_dtype
 from meteor_agents.backends.reply_scoring import score_replies
 
+IDLE_S = 1.0
+"""After so long without a request, what decoding left behind in memory is given back."""
 GATHER_S = 0.004
 """How long the first request waits for company."""
 PREFILL_TOKENS = 2048
@@ -78,7 +82,9 @@ class TransformersModel:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         self._name = name or _display_name(model)
-        self._worker = _Worker(_load(model, device, dtype), self._name, weights, max_batch)
+        loaded = _load(model, device, dtype)
+        self._facts = ModelFacts((self._name,), loaded.context)
+        self._worker = _Worker(loaded, self._name, weights, max_batch)
         self._worker.start()
         self._max_batch = max_batch
 
@@ -117,9 +123,17 @@ class TransformersModel:
             request.abandoned = True
             raise
 
+    async def facts(self) -> ModelFacts:
+        return self._facts
+
     async def load_weights(self, folder: Path, version: str) -> None:
         done: Future[None] = Future()
         self._worker.put(_NewWeights(folder, version, done))
+        await asyncio.wrap_future(done)
+
+    async def free_memory(self) -> None:
+        done: Future[None] = Future()
+        self._worker.put(_FreeMemory(done))
         await asyncio.wrap_future(done)
 
     async def aclose(self) -> None:
@@ -162,8 +176,16 @@ class _NewWeights:
     done: Future[None]
 
 
+@dataclass(slots=True, frozen=True, eq=False)
+class _FreeMemory:
+    done: Future[None]
+
+
 class _Stop:
     """The last thing a worker reads."""
+
+
+_Order = _NewWeights | _FreeMemory | _Stop
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,6 +197,8 @@ class _Loaded:
     ends: frozenset[int]
     pad: int
     context: int
+    folder: Path | None
+    """Where the weights were read from; None for a name on the hub."""
 
 
 def _load(model: str | Path, device: str, dtype: str) -> _Loaded:
@@ -205,7 +229,8 @@ def _load(model: str | Path, device: str, dtype: str) -> _Loaded:
     # What a checkpoint suggests for sampling does not count here: the caller's SamplingParams say all.
     module.generation_config = transformers.GenerationConfig(eos_token_id=sorted(ends), pad_token_id=pad)
     module.to(target).eval().requires_grad_(False)
-    return _Loaded(module, tokenizer, ends, pad, int(config.max_position_embeddings))
+    folder = Path(source) if Path(source).is_dir() else None
+    return _Loaded(module, tokenizer, ends, pad, int(config.max_position_embeddings), folder)
 
 
 def _find(model: str | Path) -> str:
@@ -243,9 +268,12 @@ class _Worker:
         self._loaded: _Loaded | None = loaded
         self._name = name
         self._room = max_batch
-        self._inbox: SimpleQueue[_Request | _NewWeights | _Stop] = SimpleQueue()
+        self._folder = loaded.folder
+        self._absent: list[tuple[torch.nn.Parameter, torch.Size]] = []
+        """Weights that hold no memory now, and their shapes."""
+        self._inbox: SimpleQueue[_Request | _Order] = SimpleQueue()
         self._waiting: list[_Request] = []
-        self._order: _NewWeights | _Stop | None = None
+        self._order: _Order | None = None
         """What is to be done once nothing waits; what arrived later stays in the inbox until then."""
         self._stopped = False
         self._contrasts = Contrasts()
@@ -258,7 +286,7 @@ class _Worker:
     def join(self) -> None:
         self._thread.join()
 
-    def put(self, item: _Request | _NewWeights | _Stop) -> None:
+    def put(self, item: _Request | _Order) -> None:
         with self._gate:
             if self._stopped and not isinstance(item, _Stop):
                 raise ModelError(f"{self._name} is closed")
@@ -274,16 +302,18 @@ class _Worker:
                 elif isinstance(self._order, _NewWeights):
                     self._replace_weights(self._order)
                     self._order = None
+                elif isinstance(self._order, _FreeMemory):
+                    self._free_memory(self._order)
+                    self._order = None
         self._loaded = None
         self._contrasts = Contrasts()
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _give_back()
 
     def _listen(self, *, block: bool) -> None:
         """Take what arrived, up to the next order."""
         if block:
-            self._take(self._inbox.get())
+            self._take(self._first())
             time.sleep(GATHER_S)
         while self._order is None:
             try:
@@ -291,7 +321,14 @@ class _Worker:
             except Empty:
                 return
 
-    def _take(self, item: _Request | _NewWeights | _Stop) -> None:
+    def _first(self) -> _Request | _Order:
+        try:
+            return self._inbox.get(timeout=IDLE_S)
+        except Empty:
+            _give_back()
+            return self._inbox.get()
+
+    def _take(self, item: _Request | _Order) -> None:
         if not isinstance(item, _Request):
             self._order = item
         elif item.reply.set_running_or_notify_cancel():
@@ -323,6 +360,11 @@ class _Worker:
     def _answer_some(self) -> None:
         """Answer the oldest request, and all that can be decoded along with it."""
         taken: list[_Request] = []
+        try:
+            self._take_memory_back()
+        except Exception as error:
+            lost, self._waiting = self._waiting, []
+            return self._fail(lost, _as_model_error(error, self._name))
         try:
             if self._waiting[0].sampling.score:
                 self._score(taken)
@@ -475,12 +517,45 @@ class _Worker:
         if not order.done.set_running_or_notify_cancel():
             return
         try:
+            self._take_memory_back()
             copy_weights(self._model().model, order.folder)
         except Exception as error:
             order.done.set_exception(_as_model_error(error, self._name))
         else:
-            self.weights = order.version
+            self.weights, self._folder = order.version, order.folder
             order.done.set_result(None)
+
+    def _free_memory(self, order: _FreeMemory) -> None:
+        if not order.done.set_running_or_notify_cancel():
+            return
+        self._contrasts = Contrasts()
+        if self._folder is not None and not self._absent:
+            weights = list(self._model().model.parameters())
+            self._absent = [(weight, weight.shape) for weight in weights]
+            _resize([(weight, torch.Size([0])) for weight in weights])
+            gc.collect()
+        _give_back()
+        order.done.set_result(None)
+
+    def _take_memory_back(self) -> None:
+        """Raises `ModelError` when the folder is gone; the next call tries again."""
+        if self._absent and self._folder is not None:
+            _resize(self._absent)
+            copy_weights(self._model().model, self._folder)
+            self._absent = []
+
+
+def _resize(weights: Sequence[tuple[torch.nn.Parameter, torch.Size]]) -> None:
+    """New memory for each weight, of this shape and with any content. Tied weights stay one."""
+    with torch.inference_mode(False):
+        for weight, shape in weights:
+            weight.data = torch.empty(shape, dtype=weight.dtype, device=weight.device)
+
+
+def _give_back() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    give_back_freed_memory()
 
 
 def _as_model_error(error: Exception, name: str) -> ModelError:

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.registry import check_trainable, open_trainer, trains_here
-from meteor_agents.cli.assembly import (
-    check_budget,
-    make_ready,
-    open_judge_verifier,
-    open_questions,
-    open_role,
-    open_templates,
-    with_overlaps,
-)
+from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_templates, with_overlaps
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
-from meteor_agents.errors import MeteorError, ModelError
+from meteor_agents.cli.role_checking import Finding, look_at
+from meteor_agents.errors import MeteorError, SettingsError, UsageError
 from meteor_agents.events import Event
-from meteor_agents.limits import innermost
 from meteor_agents.messages import Question, Status
-from meteor_agents.models import ChatMessage
 from meteor_agents.pipeline import QuestionSets
-from meteor_agents.settings import ModelSettings, Settings
-from meteor_agents.strategies import check_strategies
+from meteor_agents.settings import ROLES, Settings
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:
@@ -60,9 +51,10 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
         except MeteorError as error:
             problems.append(error)
             typer.echo(f"PROBLEM: {error}")
-    problems += asyncio.run(_check_roles(settings))
+    problems += asyncio.run(_check_roles(settings, train()))
     if problems:
-        raise type(problems[0])(f"{len(problems)} problem(s), named above; the first: {problems[0]}")
+        first = next((problem for problem in problems if isinstance(problem, UsageError)), problems[0])
+        raise type(first)(f"{len(problems)} problem(s), named above; the first: {first}")
 
 
 def _described(sets: QuestionSets) -> str:
@@ -110,40 +102,34 @@ def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question
     return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
 
 
-async def _check_roles(settings: Settings) -> list[MeteorError]:
+async def _check_roles(settings: Settings, questions: Sequence[Question]) -> list[MeteorError]:
+    """One table of all roles: what was found, and what to do where it does not fit."""
     problems: list[MeteorError] = []
-    roles: list[tuple[str, ModelSettings]] = [("student", settings.student)]
-    if settings.teacher.backend == REFERENCE:
-        typer.echo("teacher: the reference answers of the data")
-    else:
-        roles.append(("teacher", settings.teacher))
-    if settings.judge.verifier is None:
-        roles.append(("judge", settings.judge))
-    for role, model_settings in roles:
+    table = Table(title="models", title_justify="left")
+    for column in ("role", "", "found"):
+        table.add_column(column, overflow="fold")
+    for role in ROLES:
         try:
-            typer.echo(await _call_once(role, model_settings, settings if role == "student" else None))
+            findings = await _found(role, settings, questions)
         except MeteorError as error:
             problems.append(error)
-            typer.echo(f"PROBLEM: {role}: {error}")
+            findings = [Finding("PROBLEM", str(error))]
+        for finding in findings:
+            table.add_row(role, finding.what, escape(finding.found))
+            if finding.advice:
+                problems.append(SettingsError(f"{role}, {finding.what}: {finding.found}. {finding.advice}"))
+                table.add_row("", "PROBLEM", escape(finding.advice))
+        table.add_section()
+    Console().print(table)
     return problems
 
 
-async def _call_once(role: str, settings: ModelSettings, decodes: Settings | None = None) -> str:
-    """Also whether the model can decode what stage 3 of `decodes` wants."""
-    once = settings.model_copy(update={"limits": settings.limits.model_copy(update={"retries": 0})})
-    sampling = settings.sampling.model_copy(update={"max_tokens": 8})
-    async with AsyncExitStack() as closing:
-        model = open_role(role, once, _Silent())
-        closing.push_async_callback(model.aclose)
-        await make_ready(model)
-        if decodes is not None:
-            check_strategies(decodes, innermost(model))
-        started = time.monotonic()
-        try:
-            reply = await model.complete([ChatMessage(role="user", content="Say hello.")], sampling)
-        except ModelError as error:
-            raise type(error)(f"{settings.identity} gave no reply: {error}") from error
-        return f"{role}: {reply.model} answers through {settings.backend} in {time.monotonic() - started:.2f} s"
+async def _found(role: str, settings: Settings, questions: Sequence[Question]) -> list[Finding]:
+    if role == "teacher" and settings.teacher.backend == REFERENCE:
+        return [Finding("answers", "with the references of the data")]
+    if role == "judge" and settings.judge.verifier is not None:
+        return [Finding("judges", f"by the verifier {settings.judge.verifier}")]
+    return await look_at(role, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,))
 
 
 class _Silent:

@@ -137,6 +137,25 @@ class DecodesBeams(Protocol):
     def max_beams(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model, or its server, says of itself."""
+
+    served: tuple[str, ...] = ()
+    """The names of the models that it serves; empty where it does not say."""
+    context: int | None = None
+    """How many tokens it reads and writes in one call; None where it does not say."""
+
+
+@runtime_checkable
+class TellsFacts(Protocol):
+    """A model that can be asked about itself, at no cost."""
+
+    async def facts(self) -> ModelFacts:
+        """What is known now. Never raises `ModelError`: what cannot be found out is left out."""
+        ...
+
+
 @runtime_checkable
 class Contrasts(Protocol):
     """A model that honours `SamplingParams.contrast`."""

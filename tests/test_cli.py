@@ -336,7 +336,7 @@ def test_looking_at_a_run_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_check_tries_every_part_and_names_every_problem(project: Path) -> None:
     good = meteor("check", "meteor.yaml", cwd=project)
     assert good.returncode == 0, good.stderr
-    assert "student: toy answers through scripted" in good.stdout
+    assert "toy answers through scripted" in good.stdout
     assert "training: none" in good.stdout
     bad = meteor(
         "check", "meteor.yaml", "--set", "questions.path=x.jsonl", "--set", "budget.usd=1", "--set",

@@ -17,6 +17,7 @@ from meteor_agents.models import (
     Completion,
     DecodesBeams,
     FinishReason,
+    FreesMemory,
     LoadsWeights,
     SamplingParams,
 )
@@ -247,6 +248,52 @@ def test_new_weights_change_replies_and_their_version(folder: Path, other: Path)
         assert after.text == reference(other, "a") != before.text
         await model.load_weights(folder, "v3")
         assert (await ask(model, "a")).text == before.text
+
+    with_model(folder, test)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_memory_that_was_freed_comes_back_with_the_same_weights(tmp_path: Path, tied: bool) -> None:
+    folder = make_tiny(tmp_path / "model", tie_word_embeddings=tied)
+    other = make_tiny(tmp_path / "other", tie_word_embeddings=tied, seed=1)
+
+    async def test(model: TransformersModel) -> None:
+        assert isinstance(model, FreesMemory)
+
+        def held() -> int:
+            loaded = model._worker._loaded
+            assert loaded is not None
+            return sum(weight.untyped_storage().nbytes() for weight in loaded.model.state_dict().values())
+
+        before, size = await ask_together(model, PROMPTS), held()
+        in_flight = asyncio.create_task(ask(model, PROMPTS[0]))
+        await asyncio.sleep(0)
+        await model.free_memory()
+        await model.free_memory()
+        assert (await in_flight, held()) == (before[0], 0)
+        assert (await ask_together(model, PROMPTS), held()) == (before, size)
+        await model.free_memory()
+        await model.load_weights(other, "v2")
+        assert held() == size
+        assert (await ask(model, "a")).text == reference(other, "a")
+        await model.free_memory()
+        assert (await ask(model, "a")).text == reference(other, "a"), "the newest weights come back"
+
+    with_model(folder, test)
+
+
+def test_weights_whose_folder_is_gone_are_said_and_read_when_it_is_back(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path / "model")
+
+    async def test(model: TransformersModel) -> None:
+        before = await ask(model, "a")
+        await model.free_memory()
+        folder.rename(tmp_path / "away")
+        for _ in range(2):
+            with pytest.raises(ModelError, match="no weights can be read from"):
+                await ask(model, "a")
+        (tmp_path / "away").rename(folder)
+        assert await ask(model, "a") == before
 
     with_model(folder, test)
 

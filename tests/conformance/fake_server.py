@@ -85,6 +85,10 @@ class FakeServer:
     delay_s: float = 0.0
     refuse: Callable[[dict[str, Any]], str | None] = lambda body: None
     """Words of a 400 for a request body, or None."""
+    models: list[dict[str, Any]] = field(default_factory=list)
+    """Its list of models; empty: it has none."""
+    says: str | None = None
+    """What every chat is answered with."""
     refusal_status: int = 400
     """What a refusal is answered with instead."""
     tls: ssl.SSLContext | None = None
@@ -185,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"model_path": state.model_path, "weight_version": state.script.weights})
         elif path == "/server_info":
             self._send_json({"enable_memory_saver": state.memory_saver, "enable_deterministic_inference": state.seeds})
+        elif path == "/v1/models" and state.models:
+            self._send_json({"object": "list", "data": state.models})
         elif path == "/v1/loads":
             self._send_json({"loads": [{"num_waiting_reqs": state.waiting, "num_running_reqs": 0}]})
         else:
@@ -247,6 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _said(self, body: dict[str, Any], limit: int, stop: list[str]) -> Said:
+        if (words := self.server_state.says) is not None:
+            return Said(words, True, 1, len(words.split()))
         system = [{"role": "system", "content": body["system"]}] if "system" in body else []
         if self.server_state.pads and ("response_format" in body or "output_config" in body):
             return Said("{" + " \n" * 200, False, 1, limit)

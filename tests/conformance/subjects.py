@@ -26,6 +26,8 @@ class Subject:
     """It decodes: limits, stop strings and temperatures mean something. Else it says what it was told."""
     seeds: bool = True
     """It keeps to a seed."""
+    steady: bool = True
+    """What it says does not depend on what it was asked before."""
     follows: bool = False
     """It is the scripted server, which says what a prompt tells it to, and fails when told to."""
 
@@ -74,7 +76,8 @@ def real_subject(name: str, url: str, model: str) -> Subject:
 
 
 def llama_subject(url: str, model: str) -> Subject:
-    return Subject(LLAMA, {"backend": "openai", "base_url": f"{url}/v1", "model": model})
+    """It reads again only what is new in a prompt, and four-bit weights then round otherwise."""
+    return Subject(LLAMA, {"backend": "openai", "base_url": f"{url}/v1", "model": model}, steady=False)
 
 
 def local_subject(folder: Path) -> Subject:

@@ -9,7 +9,7 @@ venv=${1:?usage: setup.sh VENV [PYTHON]}
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 install torch==2.13.0
 install -r "$here/requirements.txt"
-install --no-deps sglang==0.5.23 triton==3.9.0 xgrammar==0.2.7
+install --no-deps sglang==0.5.23 triton==3.9.0 xgrammar==0.2.7 sglang-router==0.3.2
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 cp -r "$here/shims/torchvision" "$here/shims/vllm" "$packages/"
 "$venv/bin/python" -c 'import sglang.srt.entrypoints.http_server' 2>/dev/null
