@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meteor_agents.training import LossName, PairwiseLoss
@@ -245,6 +245,7 @@ def test_pieces_add_up_to_the_batch(name: LossName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 10_000), step=st.floats(0.01, 5))
 def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, seed: int, step: float) -> None:
     from meteor_agents.backends.losses import pairwise_loss
