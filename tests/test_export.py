@@ -66,17 +66,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trl_prepares_the_exported_examples_as_we_train_on_them(
     project: Path, tiny: Path, tmp_path: Path, file_format: str
 ) -> None:
-    pytest.importorskip("trl", reason="reads what is exported with TRL, of the extra [dev]")
-    from trl import SFTConfig, SFTTrainer
-
+    trl = pytest.importorskip("trl", reason="reads what is exported with TRL, of the extra [dev]")
     from meteor_agents.backends.chat_template import example_ids
     from meteor_agents.models import ChatMessage
 
     file = exported(project, f"for-trl.{file_format}", "--what", "sft", "--format", file_format)
     data = loaded(file, tmp_path / "cache")
     assert {row["stage"] for row in data} == {"distill", "refine"}
-    config = SFTConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False, max_length=512)
-    prepared = SFTTrainer(model=str(tiny), args=config, train_dataset=data).train_dataset
+    config = trl.SFTConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False, max_length=512)
+    prepared = trl.SFTTrainer(model=str(tiny), args=config, train_dataset=data).train_dataset
     assert len(prepared) == len(data) == 10
     for row, tokens in zip(data, prepared, strict=True):
         *prompt, reply = [ChatMessage(**message) for message in row["messages"]]
@@ -86,12 +84,10 @@ def test_trl_prepares_the_exported_examples_as_we_train_on_them(
 
 @pytest.mark.filterwarnings("ignore")
 def test_trl_prepares_the_exported_pairs_as_we_train_on_them(project: Path, tiny: Path, tmp_path: Path) -> None:
-    pytest.importorskip("trl", reason="reads what is exported with TRL, of the extra [dev]")
-    from trl import DPOConfig, DPOTrainer
-
+    trl = pytest.importorskip("trl", reason="reads what is exported with TRL, of the extra [dev]")
     data = loaded(exported(project, "pairs.jsonl", "--what", "preferences"), tmp_path / "cache")
-    config = DPOConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False, max_length=512)
-    prepared = DPOTrainer(model=str(tiny), args=config, train_dataset=data).train_dataset
+    config = trl.DPOConfig(output_dir=str(tmp_path / "out"), report_to=[], use_cpu=True, bf16=False, max_length=512)
+    prepared = trl.DPOTrainer(model=str(tiny), args=config, train_dataset=data).train_dataset
     assert len(prepared) == len(data) == 5
     decode = real_tokenizer().decode
     for row, tokens in zip(data, prepared, strict=True):

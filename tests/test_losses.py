@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meteor_agents.training import LossName, PairwiseLoss
@@ -70,6 +70,10 @@ def ours(batch: Batch, loss: PairwiseLoss) -> Any:
 # TRL's code, called on the least object that it runs on: its trainers have the losses as methods
 
 
+def trl(module: str = "trl") -> Any:
+    return pytest.importorskip(module, reason="compares with TRL, of the extra [dev]")
+
+
 class Accelerator:
     device = "cpu"
 
@@ -103,8 +107,6 @@ def trainer(**fields: Any) -> Any:
 
 
 def trl_dpo(batch: Batch, types: list[str], **fields: Any) -> Any:
-    from trl import DPOTrainer
-
     mask = torch.cat(batch.masks)
     ids = torch.zeros_like(mask)
     reference = torch.cat(batch.references)[:, 1:]
@@ -125,12 +127,10 @@ def trl_dpo(batch: Batch, types: list[str], **fields: Any) -> Any:
         "ref_chosen_logps": sums[0],
         "ref_rejected_logps": sums[1],
     }
-    return DPOTrainer._compute_loss(stub, stub.model, inputs, False)
+    return trl().DPOTrainer._compute_loss(stub, stub.model, inputs, False)
 
 
 def trl_kto(batch: Batch, beta: float) -> Any:
-    from trl import KTOTrainer
-
     mask = torch.cat(batch.masks)
     stub = trainer(
         loss_type="kto",
@@ -151,16 +151,14 @@ def trl_kto(batch: Batch, beta: float) -> Any:
         "ref_logps": torch.cat(batch.references).sum(1),
         "ref_KL_logps": batch.mismatch_reference,
     }
-    return KTOTrainer._compute_loss(stub, stub.model, inputs, False)
+    return trl().KTOTrainer._compute_loss(stub, stub.model, inputs, False)
 
 
 def trl_by_tokens(batch: Batch, **fields: Any) -> Any:
     """CPO's trainer has the losses that look at the mean over tokens and at no reference."""
-    from trl.experimental.cpo import CPOTrainer
-
     chosen, rejected = batch.replies()
     stub = SimpleNamespace(accelerator=Accelerator(), alpha=0.0, label_smoothing=0.0, **fields)
-    losses, *_ = CPOTrainer.cpo_loss(stub, chosen.mean, rejected.mean)
+    losses, *_ = trl("trl.experimental.cpo").CPOTrainer.cpo_loss(stub, chosen.mean, rejected.mean)
     return losses.mean()
 
 
@@ -188,7 +186,6 @@ CASES: dict[str, tuple[PairwiseLoss, Callable[[Batch], Any]]] = {
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.filterwarnings("ignore")
 def test_value_and_gradient_agree_with_trl(case: str, seed: int) -> None:
-    pytest.importorskip("trl", reason="compares with TRL, of the extra [dev]")
     loss, theirs = CASES[case]
     batch = Batch(seed)
     mine, their = ours(batch, loss), theirs(batch)
@@ -201,7 +198,6 @@ def test_value_and_gradient_agree_with_trl(case: str, seed: int) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_nll_on_the_winner_agrees_with_trl_where_winners_are_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere TRL weighs every token alike, we every reply."""
-    pytest.importorskip("trl", reason="compares with TRL, of the extra [dev]")
     monkeypatch.setattr("tests.test_losses.LENGTHS", ((4, 4, 4, 4, 4), LENGTHS[1]))
     batch = Batch(7)
     mine = ours(batch, PairwiseLoss(name="dpo", beta=0.3, nll=0.5))
@@ -245,6 +241,7 @@ def test_pieces_add_up_to_the_batch(name: LossName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10_000), step=st.floats(0.01, 5))
 def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, seed: int, step: float) -> None:
     from meteor_agents.backends.losses import pairwise_loss
