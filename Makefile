@@ -11,7 +11,7 @@ ARGS =
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test test-sglang lint bench-engine clean
+.PHONY: help quickstart test test-sglang lint bench-engine bench-train clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -41,6 +41,10 @@ lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 
 bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP clients; some of it with W="w1 w2 w3"
 	$(BIN)/python benchmarks/bench_engine.py $(W)
+
+bench-train: $(VENV)/.dev-stamp ## Training beside TRL's SFTTrainer (pip install trl first); some of it with W="ours trl"
+	$(BIN)/meteor models fetch smollm2-135m
+	$(BIN)/python benchmarks/bench_train.py $(W)
 
 clean: ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
