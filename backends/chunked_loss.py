@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -16,8 +17,8 @@ def summed_in_chunks(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, l
     size = max(1, CHUNK // logits.shape[-1])
     if len(labels) <= size:
         return loss(logits, labels)
-    pieces = zip(logits.split(size), labels.split(size), strict=True)
-    total: Tensor = sum(  # type: ignore[assignment]  # of at least one piece
-        checkpoint(loss, some_logits, some_labels, use_reentrant=False) for some_logits, some_labels in pieces
-    )
+    total = logits.new_zeros((), dtype=torch.float32)
+    for begin in range(0, len(labels), size):
+        piece = slice(begin, begin + size)
+        total = total + checkpoint(loss, logits[piece], labels[piece], use_reentrant=False)
     return total

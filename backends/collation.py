@@ -80,8 +80,13 @@ def _tensors(
     supervised = (shifted != IGNORED).nonzero().flatten()
     spare = (shifted == IGNORED).nonzero().flatten()[: _round_up(len(supervised), LOGITS_STEP) - len(supervised)]
     wanted = torch.cat([supervised, spare])
-    tensors = (ids, mask, positions, wanted, shifted[wanted])
-    return Tensors(*(None if tensor is None else tensor.to(device) for tensor in tensors))
+    return Tensors(
+        ids=ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        positions=None if positions is None else positions.to(device),
+        wanted=wanted.to(device),
+        labels=shifted[wanted].to(device),
+    )
 
 
 def _filled(values: list[int], filling: int, length: int) -> list[int]:

@@ -285,7 +285,7 @@ def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path,
     def learned(tensors: Tensors) -> tuple[float, list[Any]]:
         model = SupervisedLogits(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention))
         loss = sft_loss(model(tensors.ids, tensors.attention_mask, tensors.wanted, tensors.positions), tensors.labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.item(), [parameter.grad for parameter in model.parameters()]
 
     apart, gradients = learned(collate(sequences, torch.device("cpu")))
@@ -302,7 +302,7 @@ def test_loss_in_chunks_is_the_loss_of_the_whole(monkeypatch: pytest.MonkeyPatch
 
     def learned(logits: Any) -> tuple[float, Any]:
         loss = chunked_loss.summed_in_chunks(partial(sft_loss, total=5.0), logits, labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.item(), logits.grad
 
     labels = torch.tensor([1, 2, IGNORED, 4, 0, IGNORED, 3])
@@ -444,6 +444,7 @@ def test_tensors_hold_each_supervised_token_once_and_what_fills_them_up_predicts
     ]
     tensors = collate(rows, torch.device("cpu"))
     assert tensors.ids.shape == (2, 2 * LENGTH_STEP)
+    assert tensors.attention_mask is not None
     assert tensors.attention_mask.sum(1).tolist() == [4, 21]
     assert len(tensors.wanted) == len(tensors.labels) == LOGITS_STEP
     predicted = [
