@@ -19,10 +19,11 @@ from .agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, Voice
 from .calls import Price
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .evaluation import EVALUATE, RESULT, compare, examine, is_scored
+from .gate import GATE
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
-from .pipeline import BASE, GATE, LINEAGE, QuestionSets
+from .pipeline import BASE, LINEAGE, QuestionSets
 from .recipes import FINETUNE, Recipes
 from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Expected, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from .settings import ModelSettings, Settings, TakeSettings, decoding
