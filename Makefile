@@ -12,7 +12,7 @@ ARGS =
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate clean
+.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate bench-train clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -51,6 +51,10 @@ bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP cli
 bench-generate: $(VENV)/.dev-stamp ## The transformers backend beside `generate`, on replies of mixed lengths; some sides with S="fixed-4 ours-16"
 	$(BIN)/meteor models fetch smollm2-135m
 	$(BIN)/python benchmarks/bench_generate.py $(S)
+
+bench-train: $(VENV)/.dev-stamp ## Training beside TRL's SFTTrainer; some of it with W="ours trl"
+	$(BIN)/meteor models fetch smollm2-135m
+	$(BIN)/python benchmarks/bench_train.py $(W)
 
 clean: ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -15,7 +15,10 @@ LENGTH_STEP, LOGITS_STEP = 16, 64
 
 class Tensors(NamedTuple):
     ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
+    """[rows, length]; None where rows are packed, and `positions` say where a sequence ends."""
+    positions: Tensor | None
+    """[rows, length]; None: counted from each row's start."""
     wanted: Tensor
     """[n] indices into rows x length: the positions that predict a supervised token, then some that predict nothing."""
     labels: Tensor
@@ -23,17 +26,71 @@ class Tensors(NamedTuple):
 
 
 def collate(sequences: list[EncodedExample], device: torch.device) -> Tensors:
-    """Padded on the right; no padding is attended to or predicted."""
+    """A row each, padded on the right; no padding is attended to or predicted."""
     length = _round_up(max(len(sequence.ids) for sequence in sequences), LENGTH_STEP)
-    ids = torch.tensor([sequence.ids + [0] * (length - len(sequence.ids)) for sequence in sequences])
-    mask = torch.tensor([[1] * len(sequence.ids) + [0] * (length - len(sequence.ids)) for sequence in sequences])
+    mask = [[1] * len(sequence.ids) + [0] * (length - len(sequence.ids)) for sequence in sequences]
+    return _tensors([[sequence] for sequence in sequences], length, torch.tensor(mask), None, device)
+
+
+def collate_packed(sequences: list[EncodedExample], most: int, device: torch.device) -> Tensors:
+    """Several in a row of at most `most` tokens, or of the longest one; none attends to another.
+
+    Positions begin at 0 with each sequence, and with the padding at the end: transformers reads from that which tokens
+    belong together.
+    """
+    rows = pack(sequences, most)
+    length = _round_up(max(sum(len(sequence.ids) for sequence in row) for row in rows), LENGTH_STEP)
+    positions = []
+    for row in rows:
+        within = [at for sequence in row for at in range(len(sequence.ids))]
+        positions.append(within + list(range(length - len(within))))
+    return _tensors(rows, length, None, torch.tensor(positions), device)
+
+
+def pack(sequences: list[EncodedExample], most: int) -> list[list[EncodedExample]]:
+    """Rows of nearly the same length, as few as go: the longest sequence first, each into the shortest row."""
+    by_length = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    most = max(most, len(by_length[0].ids))
+    for count in range(-(-sum(len(sequence.ids) for sequence in sequences) // most), len(sequences) + 1):
+        rows: list[list[EncodedExample]] = [[] for _ in range(count)]
+        lengths = [0] * count
+        for sequence in by_length:
+            shortest = lengths.index(min(lengths))
+            rows[shortest].append(sequence)
+            lengths[shortest] += len(sequence.ids)
+        if max(lengths) <= most:
+            break
+    return rows
+
+
+def _tensors(
+    rows: list[list[EncodedExample]],
+    length: int,
+    mask: Tensor | None,
+    positions: Tensor | None,
+    device: torch.device,
+) -> Tensors:
+    ids = torch.tensor([_filled([token for sequence in row for token in sequence.ids], 0, length) for row in rows])
     shifted = torch.tensor(
-        [sequence.labels[1:] + [IGNORED] * (length + 1 - len(sequence.labels)) for sequence in sequences]
+        [
+            _filled([label for sequence in row for label in (*sequence.labels[1:], IGNORED)], IGNORED, length)
+            for row in rows
+        ]
     ).flatten()
     supervised = (shifted != IGNORED).nonzero().flatten()
     spare = (shifted == IGNORED).nonzero().flatten()[: _round_up(len(supervised), LOGITS_STEP) - len(supervised)]
     wanted = torch.cat([supervised, spare])
-    return Tensors(*(tensor.to(device) for tensor in (ids, mask, wanted, shifted[wanted])))
+    return Tensors(
+        ids=ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        positions=None if positions is None else positions.to(device),
+        wanted=wanted.to(device),
+        labels=shifted[wanted].to(device),
+    )
+
+
+def _filled(values: list[int], filling: int, length: int) -> list[int]:
+    return values + [filling] * (length - len(values))
 
 
 def _round_up(size: int, step: int) -> int:

@@ -29,10 +29,14 @@ class SupervisedLogits(nn.Module):
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.get_output_embeddings().register_forward_pre_hook(self._pick)
 
-    def forward(self, ids: Tensor, attention_mask: Tensor, wanted: Tensor) -> Tensor:
-        """ids, mask [rows, length], wanted [n] indices into rows x length -> logits [n, vocabulary]."""
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor | None, wanted: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """ids, mask, positions [rows, length], wanted [n] indices into rows x length -> logits [n, vocabulary]."""
         self._wanted = wanted
-        logits: Tensor = self.model(input_ids=ids, attention_mask=attention_mask, use_cache=False).logits
+        logits: Tensor = self.model(
+            input_ids=ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        ).logits
         return logits[0]
 
     def _pick(self, head: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from meteor_agents.backends.chat_template import IGNORED, EncodedExample
 from meteor_agents.backends.checkpoint_folder import is_float32, write_trained
-from meteor_agents.backends.collation import collate
+from meteor_agents.backends.chunked_loss import summed_in_chunks
+from meteor_agents.backends.collation import collate, collate_packed
 from meteor_agents.backends.deepspeed_config import job_config
 from meteor_agents.backends.freed_memory import forget_peak_memory
 from meteor_agents.backends.kept_tokenizers import Tokenizers
@@ -52,7 +54,8 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         print(f"{job.name}: {opening}", flush=True)
         work.append_progress({"kind": "note", "text": opening})
     with clock("model"):
-        model = load_model(job, place, max(row.length for row in encoding.rows))
+        longest = max(row.length for row in encoding.rows)
+        model = load_model(job, place, job.settings.max_length if job.settings.packing else longest)
     with clock("deepspeed"):
         config = job_config(
             preset,
@@ -144,11 +147,12 @@ def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, jo
     began = time.perf_counter()
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
+    most = job.settings.max_length if job.settings.packing else None
     sums = torch.zeros(2, device=place.device)
     share = plan.share(batch, place.rank)
     divergence = divergence_of(engine, share, batch, job.loss, place.device)
     for rows in share:
-        loss, margin = _micro_loss(engine, rows, batch, job.loss, divergence, place)
+        loss, margin = _micro_loss(engine, rows, batch, job.loss, divergence, place, most)
         sums += torch.stack([loss.detach(), margin])
         engine.backward(loss * (plan.accumulation * plan.ranks))  # DeepSpeed averages over both; the loss is a sum
         engine.step()
@@ -179,17 +183,23 @@ def _micro_loss(
     loss: PairwiseLoss | None,
     divergence: float,
     place: Place,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """This micro-batch's part of the whole batch's loss, and of its margin; the parts add up."""
+    """This micro-batch's part of the whole batch's loss, and of its margin; the parts add up.
+
+    With `most`, supervised examples are packed into rows of at most so many tokens.
+    """
     none = torch.zeros((), device=place.device)
     if not rows:  # every rank makes the same number of passes: this one counts nothing
         ids = batch[0].sequences[0].ids[:2]
         tensors = collate([EncodedExample(ids, [IGNORED, *ids[1:]])], place.device)
         return engine(tensors.ids, tensors.attention_mask, tensors.wanted).float().sum() * 0.0, none
     if loss is None:
-        tensors = collate([row.sequences[0] for row in rows], place.device)
-        logits = engine(tensors.ids, tensors.attention_mask, tensors.wanted)
-        return sft_loss(logits, tensors.labels, total=sum(row.supervised for row in batch)), none
+        sequences = [row.sequences[0] for row in rows]
+        tensors = collate_packed(sequences, most, place.device) if most else collate(sequences, place.device)
+        logits = engine(tensors.ids, tensors.attention_mask, tensors.wanted, tensors.positions)
+        count = sum(row.supervised for row in batch)
+        return summed_in_chunks(partial(sft_loss, total=count), logits, tensors.labels), none
     return pair_loss(engine, rows, loss, divergence, len(batch), place.device)
 
 
@@ -203,7 +213,7 @@ def _metrics(done: list[Step], plan: BatchPlan, place: Place, clock: Clock, engi
         "ranks": place.ranks,
         "batch_size": plan.batch_size,
         "micro_batch_size": plan.micro_batch_size,
-        "tokens_per_s": round(sum(step.tokens for step in done) / sum(step.seconds for step in done), 1),
+        "tokens_per_s": round(_rate(done[1:] or done), 1),  # the first takes memory and makes kernels
         "phase_s": clock.seconds,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         // (1 << 20 if sys.platform == "darwin" else 1 << 10),
@@ -216,6 +226,10 @@ def _metrics(done: list[Step], plan: BatchPlan, place: Place, clock: Clock, engi
         metrics["margin_first"] = _mean([step.margin for step in done[:tenth]])
         metrics["margin_last"] = _mean([step.margin for step in done[-tenth:]])
     return metrics
+
+
+def _rate(steps: list[Step]) -> float:
+    return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
 
 
 def _last_tenth(done: list[Step]) -> list[Step]:

@@ -108,19 +108,26 @@ class RecordedModel:
         self.also_reusable: dict[str, tuple[str, ...]] = {}
         """Stage -> older weights versions whose stored replies still count there, newest first."""
         self._only: str | None = None
+        self._inside = 0
         self._admitted = asyncio.Event()
         self._asking: dict[tuple[str, int], asyncio.Event] = {}
 
     @asynccontextmanager
     async def only(self, stage: str) -> AsyncIterator[None]:
-        """While inside, only this stage's calls reach the model; others wait. Calls in flight are not held back."""
+        """While inside, only this stage's calls reach the model; others wait. Calls in flight are not held back.
+
+        Whoever is inside at the same time has to name the same stage.
+        """
         self._admitted.clear()
         self._only = stage
+        self._inside += 1
         try:
             yield
         finally:
-            self._only = None
-            self._admitted.set()
+            self._inside -= 1
+            if not self._inside:
+                self._only = None
+                self._admitted.set()
 
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion

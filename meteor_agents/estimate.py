@@ -20,11 +20,12 @@ from .calls import Price
 from .comparison import compare
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .evaluation import EVALUATE, RESULT, Panel, examine, grade, is_scored
+from .gate import GATE
 from .limits import CHARACTERS_PER_TOKEN
 from .messages import Attempt, Question
 from .models import Usage
 from .pairs import PairRules
-from .pipeline import BASE, GATE, LINEAGE, QuestionSets
+from .pipeline import BASE, LINEAGE, QuestionSets
 from .recipes import FINETUNE, Recipes
 from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Expected, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from .self_training import pair_rules, stage_of

@@ -8,6 +8,8 @@ from .evaluation import Result
 from .messages import Status
 from .statistics import sign_test
 
+GATE = "gate"
+"""The stage of the gate's calls."""
 SIGNIFICANCE = 0.05
 """One-sided level of the sign test at which a candidate counts as worse."""
 

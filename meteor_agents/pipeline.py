@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +33,7 @@ from .events import (
     TrainingNote,
     UpdateFinished,
 )
-from .gate import Gate, judge_candidate
+from .gate import GATE, Gate, judge_candidate
 from .measurement import Evaluators, Measurement, each
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
@@ -49,7 +49,7 @@ from .traces import Outcome, Trace
 from .training import Checkpoint, Conversation, Example, Trainer, TrainingJob, TrainingReport
 from .updates import Updates
 
-BASE, GATE = "base", "gate"
+BASE = "base"
 LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
 """Where checkpoints come from, in order."""
 
@@ -187,22 +187,23 @@ class Pipeline:
         updates = Updates(self, recipe, entered)
         await self.serve(updates.student)
         self.cast.student_calls.also_reusable[REFINE] = updates.versions()
-        await self.hold(
-            REFINE,
-            recipe,
-            self.taken(stage),
-            lambda question: conversations.refine(
-                question,
-                self.cast.student,
-                self.cast.judge,
-                iterations=stage.iterations,
-                guide_by=self.cast.teacher if stage.guide_from == "teacher" else None,
-            ),
-            begin=updates.catch_up,
-            sink=updates.take,
-            finish=updates.finish,
-            current=lambda: updates.student,
-        )
+        async with updates:
+            await self.hold(
+                REFINE,
+                recipe,
+                self.taken(stage),
+                lambda question: conversations.refine(
+                    question,
+                    self.cast.student,
+                    self.cast.judge,
+                    iterations=stage.iterations,
+                    guide_by=self.cast.teacher if stage.guide_from == "teacher" else None,
+                ),
+                begin=updates.catch_up,
+                sink=updates.take,
+                finish=updates.finish,
+                current=lambda: updates.student,
+            )
         await self.arrived(REFINE, updates.student)
 
     # stage 3 -------------------------------------------------------------------------------------------------------
@@ -231,11 +232,12 @@ class Pipeline:
         job: TrainingJob,
         current: Checkpoint,
         left_out: Mapping[str, int] = MappingProxyType({}),
+        overlap: bool = False,
     ) -> Checkpoint:
         """One round, all or nothing: train, gate, record. Returns the student to go on with.
 
         Conversations wait meanwhile: the trainer has the machine to itself, and a candidate that is turned down has never
-        spoken in one.
+        spoken in one. With `overlap` they only wait while the gate's questions are answered.
 
         The new version is a hash of everything that decides the weights. A folder of that name is complete (it was
         renamed into place), so after a kill between training and recording the training is not repeated. Data that leave
@@ -252,16 +254,19 @@ class Pipeline:
             self.observer.on_event(TrainingNote(job.name, f"traces left out: {reasons}"))
         started = time.monotonic()
         report: TrainingReport | None = None
-        async with self.cast.student_calls.only(GATE):
-            before = await self.gate_results()
+        calls = self.cast.student_calls
+        async with nullcontext() if overlap else calls.only(GATE):
+            async with calls.only(GATE):
+                before = await self.gate_results()
             try:
                 if not job.rows:
                     raise NothingToTrainError(f"no rows to train on: all {len(traces)} traces were left out")
                 if not folder.exists():
-                    if isinstance(self.cast.student_server, FreesMemory):
+                    if not overlap and isinstance(self.cast.student_server, FreesMemory):
                         await self.cast.student_server.free_memory()
                     report = await self.trainer.train(job, folder, self.observer.on_event)
-                gate = await self._gate(candidate, before, current)
+                async with calls.only(GATE):
+                    gate = await self._gate(candidate, before, current)
             except NothingToTrainError as error:
                 gate = Gate(False, str(error))
         await self.store.add_round(

@@ -223,6 +223,10 @@ class RefineSettings(LossSettings):
     """What an update starts from: the student as it is, or the one that entered the stage."""
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: its K traces, or all accepted so far."""
+    mode: Literal["sync", "overlap"] = "sync"
+    """sync: conversations wait for an update. overlap: they go on with the old weights while it trains."""
+    staleness: int = Field(default=1, ge=1)
+    """overlap: how many rounds the weights that speak may be behind; then conversations wait."""
     replay: float = Field(default=0.0, ge=0, le=4)
     """Stage-1 examples added to each update, as a share of its own, against forgetting."""
 

@@ -113,6 +113,9 @@ class TrainingSettings(_Value):
     parameter beside the checkpoint, 12 if that is no float32 one). Adapters are made anew each time, and so is their
     optimizer."""
 
+    packing: bool = False
+    """Several supervised examples in a row of at most `max_length` tokens, none of which attends to another: no padding,
+    for a price in attention. It pays where lengths differ much; similar ones are batched together anyway."""
     tensorboard: bool = False
     """Loss, learning rate and tokens/s of each step also as TensorBoard files, in checkpoints/tensorboard."""
 

@@ -1,14 +1,22 @@
-"""When stage 2 trains: its buffer of accepted traces, and an update of the student each time that is full."""
+"""When stage 2 trains: its buffer of accepted traces, and an update of the student each time that is full.
+
+`mode: sync`: who hands in the trace that fills the buffer makes the update, and the others wait for it. `overlap`: a task
+of its own makes it, and conversations go on with the old weights, until these would be more than `staleness` rounds behind.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .conversations import REFINE
 from .conversions import Converted, distilled, refined
-from .errors import MeteorError, UsageError
+from .engine import Interrupted
+from .errors import BudgetReached, MeteorError, UsageError
+from .gate import GATE
 from .traces import Outcome, Trace
 from .training import Checkpoint, Row, TrainingJob
 
@@ -27,6 +35,8 @@ class Updates:
         self._recipe = recipe
         self._entered = entered
         self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._round_ended = asyncio.Event()
         self.student = entered
         rounds = pipeline.store.rounds(REFINE, recipe)
         promoted = [round_ for round_ in rounds if round_.promoted]
@@ -56,7 +66,15 @@ class Updates:
             await self._update_while_full()
 
     async def take(self, trace: Trace) -> None:
-        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here."""
+        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here.
+
+        In mode overlap it returns at once, unless the weights are as stale as they may be. Raises what an update raised.
+        """
+        if self._overlaps:
+            if trace.outcome is Outcome.ACCEPTED:
+                self._buffer.append(trace.question.id)
+            await self._update_beside()
+            return
         async with self._lock:
             if trace.outcome is Outcome.ACCEPTED:
                 self._buffer.append(trace.question.id)
@@ -64,10 +82,66 @@ class Updates:
 
     async def finish(self) -> None:
         """The end of the stage: a last, partial buffer is trained if it is at least half full."""
+        if self._task is not None:
+            await self._task
+            self._task = None
         async with self._lock:
             await self._update_while_full()
             if self._pipeline.trainer is not None and len(self._buffer) * 2 >= self._size:
                 await self._update(len(self._buffer))
+
+    async def __aenter__(self) -> Updates:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No update outlives the stage: one under way is finished when the run was asked to stop, else it is cancelled."""
+        if self._task is None or self._task.done():
+            return
+        if not isinstance(error, Interrupted | BudgetReached):
+            self._task.cancel()
+        with suppress(asyncio.CancelledError, BudgetReached):
+            await self._task
+
+    @property
+    def _overlaps(self) -> bool:
+        return self._pipeline.settings.refine.mode == "overlap" and self._pipeline.trainer is not None
+
+    @property
+    def _ahead(self) -> int:
+        """Full buffers that the weights in force have not been trained on."""
+        return len(self._buffer) // self._size
+
+    async def _update_beside(self) -> None:
+        if self._task is not None and self._task.done():
+            self._task.result()
+            self._task = None
+        if self._ahead and self._task is None:
+            self._task = asyncio.create_task(self._update_all_beside())
+        if not self._too_stale:
+            return
+        async with self._pipeline.cast.student_calls.only(GATE):
+            while self._too_stale and self._task is not None and not self._task.done():
+                await self._round_ended.wait()
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    @property
+    def _too_stale(self) -> bool:
+        return self._ahead > self._pipeline.settings.refine.staleness
+
+    async def _update_all_beside(self) -> None:
+        try:
+            while self._ahead:
+                await self._update(self._size)
+                self._tell_waiting()
+        finally:
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        self._round_ended.set()
+        self._round_ended = asyncio.Event()
 
     @property
     def _size(self) -> int:
@@ -101,6 +175,7 @@ class Updates:
             job=job,
             current=self.student,
             left_out=converted.left_out,
+            overlap=self._task is not None,
         )
         if self.student.version == job.version():
             self._versions.append(self.student.version)

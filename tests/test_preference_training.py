@@ -45,7 +45,7 @@ def loaded(base: Path) -> tuple[Any, list[Any]]:
 
 
 def supervised_logits(model: Any) -> Any:
-    from meteor_agents.backends.training_run import SupervisedLogits
+    from meteor_agents.backends.training_model import SupervisedLogits
 
     return SupervisedLogits(deepcopy(model)).train()
 

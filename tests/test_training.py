@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from meteor_agents.backends.chat_template import (
     IGNORED,
@@ -38,7 +42,7 @@ from meteor_agents.training import (
     TrainingJob,
     TrainingSettings,
 )
-from tests.tiny_model import real_tokenizer
+from tests.tiny_model import make_tiny, real_tokenizer
 
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
@@ -218,6 +222,67 @@ def test_job_version_is_decided_by_data_start_settings_and_loss() -> None:
     assert job(start=Checkpoint(version="base", path=Path("elsewhere"))).version() == versions[0]
 
 
+lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
+
+
+@given(lengths, st.integers(8, 70))
+def test_packed_rows_hold_each_sequence_once_and_are_no_longer_than_they_may(lengths: list[int], most: int) -> None:
+    from meteor_agents.backends.collation import pack
+
+    sequences = [EncodedExample([number] * length, [number] * length) for number, length in enumerate(lengths)]
+    rows = pack(sequences, most)
+    assert sorted(sequence.ids[0] for row in rows for sequence in row) == list(range(len(lengths)))
+    assert all(row for row in rows)
+    assert max(sum(len(sequence.ids) for sequence in row) for row in rows) <= max(most, *lengths)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path, attention: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from meteor_agents.backends.collation import Tensors, collate, collate_packed
+    from meteor_agents.backends.losses import sft_loss
+    from meteor_agents.backends.training_model import SupervisedLogits
+
+    folder = make_tiny(tmp_path / "tiny")
+    draw = random.Random(0)
+    sequences = []
+    for length in (5, 33, 12, 7, 21, 40, 9):
+        ids = [draw.randrange(3, 4000) for _ in range(length)]
+        sequences.append(EncodedExample(ids, [IGNORED] * (length // 2) + ids[length // 2 :]))
+
+    def learned(tensors: Tensors) -> tuple[float, list[Any]]:
+        model = SupervisedLogits(AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention))
+        loss = sft_loss(model(tensors.ids, tensors.attention_mask, tensors.wanted, tensors.positions), tensors.labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss.item(), [parameter.grad for parameter in model.parameters()]
+
+    apart, gradients = learned(collate(sequences, torch.device("cpu")))
+    packed = collate_packed(sequences, 64, torch.device("cpu"))
+    assert packed.ids.shape[0] == 3  # of seven
+    together, others = learned(packed)
+    assert together == pytest.approx(apart, abs=1e-5)
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(gradients, others, strict=True))
+
+
+def test_loss_in_chunks_is_the_loss_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from meteor_agents.backends import chunked_loss
+    from meteor_agents.backends.losses import sft_loss
+
+    def learned(logits: Any) -> tuple[float, Any]:
+        loss = chunked_loss.summed_in_chunks(partial(sft_loss, total=5.0), logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss.item(), logits.grad
+
+    labels = torch.tensor([1, 2, IGNORED, 4, 0, IGNORED, 3])
+    numbers = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
+    whole, gradient = learned(numbers.clone().requires_grad_())
+    monkeypatch.setattr(chunked_loss, "CHUNK", 100)
+    pieces, other = learned(numbers.clone().requires_grad_())
+    assert pieces == pytest.approx(whole, abs=1e-6)
+    assert torch.allclose(gradient, other, atol=1e-6)
+
+
 def test_what_decides_no_weights_leaves_the_version_as_it_is() -> None:
     assert job(settings=TrainingSettings(tensorboard=True)).version() == job().version()
     assert job(keeps_optimizer=True).version() == job().version()
@@ -348,6 +413,7 @@ def test_tensors_hold_each_supervised_token_once_and_what_fills_them_up_predicts
     ]
     tensors = collate(rows, torch.device("cpu"))
     assert tensors.ids.shape == (2, 2 * LENGTH_STEP)
+    assert tensors.attention_mask is not None
     assert tensors.attention_mask.sum(1).tolist() == [4, 21]
     assert len(tensors.wanted) == len(tensors.labels) == LOGITS_STEP
     predicted = [
