@@ -50,9 +50,10 @@ def ablate(
     settings, base = read_config(config, overrides)
     run = run_dir or Path("runs") / settings.name
     fragments = {name: _fragment(name) for name in dict.fromkeys(profiles.split(","))}
-    start, set_apart = _start(run, settings)
+    untrained = base_checkpoint(settings.student)
+    start, set_apart = _start(run, untrained)
     wanted = {
-        (name, seed): _variant(settings, start, fragment, name, seed)
+        (name, seed): _variant(settings, untrained.path, start, fragment, name, seed)
         for name, fragment in fragments.items()
         for seed in range(seeds)
     }
@@ -80,7 +81,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
     found = rows(arms)
     for heldout in dict.fromkeys(row.heldout for row in found):
         table = Table(title=f"{heldout}: stage 3 from {start.version} (95 % intervals)", title_justify="left")
-        for column in ("profile", "after stage 3", "gain", "gain by seed", "pairs", "PFLOPs"):
+        for column in ("profile", "after stage 3", "gain", "gain by seed", "pairs", "FLOPs"):
             table.add_column(column, justify="left" if column == "profile" else "right")
         for row in [row for row in found if row.heldout == heldout]:
             own = [arm for arm in arms if arm.profile == row.profile]
@@ -91,7 +92,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
                 _written(row.gain, arms, "+"),
                 " ".join(_number(gain, arms, "+") for gain in row.by_seed),
                 " ".join(f"{arm.pairs}/{arm.questions}" for arm in own),
-                f"{sum(flops) / 1e15:.2g}" if len(flops) == len(own) else "-",
+                f"{sum(flops):.2g}" if len(flops) == len(own) else "-",
             )
         console.print(table)
         first, *others = dict.fromkeys(arm.profile for arm in arms)
@@ -101,7 +102,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
             console.print(f"{other} over {first}: {_written(apart, arms, '+')}{meaning}", highlight=False, markup=False)
     console.print(
         "Each question's score is averaged over the seeds; intervals are bootstrapped over the questions, and say nothing "
-        "about other seeds. PFLOPs are estimated: those of decoding the pairs.",
+        "about other seeds. FLOPs are estimated: those of decoding the pairs.",
         highlight=False,
     )
 
@@ -126,12 +127,12 @@ def _fragment(name: str) -> Mapping[str, Any] | None:
     return content
 
 
-def _start(run: Path, settings: Settings) -> tuple[Checkpoint, Any]:
+def _start(run: Path, untrained: Checkpoint) -> tuple[Checkpoint, Any]:
     """The checkpoint that the run's stage 2 arrived at, and the questions that the run set apart."""
     if not (run / "run.db").exists():
         raise UsageError(f"{run} is not a run directory; run `meteor refine CONFIG` first, or name it with --run-dir")
     with closing(open_for_reading(run / "run.db")) as records:
-        lineage = stored_lineage(records, base_checkpoint(settings.student), (run / "checkpoints").resolve())
+        lineage = stored_lineage(records, untrained, (run / "checkpoints").resolve())
         set_apart = records.meta(SET_APART)
     if REFINE not in lineage:
         raise UsageError(f"{run} has no stage-2 checkpoint of this student yet; run `meteor refine CONFIG` first")
@@ -139,10 +140,10 @@ def _start(run: Path, settings: Settings) -> tuple[Checkpoint, Any]:
 
 
 def _variant(
-    settings: Settings, start: Checkpoint, fragment: Mapping[str, Any] | None, name: str, seed: int
+    settings: Settings, untrained: Path, start: Checkpoint, fragment: Mapping[str, Any] | None, name: str, seed: int
 ) -> Settings:
     try:
-        return variant(settings, start, fragment, seed)
+        return variant(settings, untrained, start, fragment, seed)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -174,7 +174,7 @@ def test_the_student_that_judges_itself_does_not_see_the_reference() -> None:
 
 
 def settings(**self_train: Any) -> Settings:
-    more = {key: self_train.pop(key) for key in ("judge", "student", "questions") if key in self_train}
+    more: dict[str, Any] = {key: self_train.pop(key) for key in ("judge", "student", "questions") if key in self_train}
     content: dict[str, Any] = {
         "name": "n",
         "domain": "sums",
