@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meteor_agents import prompts
 from meteor_agents.agents import Judge, ModelJudge, Occasion, Student, VerifierJudge, Voice
+from meteor_agents.cli.config_file import dump_config
 from meteor_agents.decoding import Reply, decoded, view
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.likeness import likeness, medoid
@@ -200,6 +202,10 @@ class Scores(Plain):
     scores_replies = True
 
 
+class Contrasting(Plain):
+    contrasts = True
+
+
 @pytest.mark.parametrize(
     ("high", "student", "message"),
     [
@@ -215,6 +221,17 @@ def test_a_strategy_that_the_backend_cannot_do_is_refused_and_the_nearest_named(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         check_strategies(settings(high=high), student)
+
+
+def test_a_weaker_model_is_a_folder_beside_the_settings_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "weak").mkdir()
+    content = yaml.safe_load(dump_config(settings(high={"contrast": "weak"})))
+    given = load_settings(content, base=tmp_path, source="test.yaml")
+    assert given.self_train.high == Decoding(contrast=str(tmp_path / "weak"))
+    with pytest.raises(SettingsError, match="neither `base` nor a model folder"):
+        check_strategies(given, Contrasting())
+    (tmp_path / "weak" / "config.json").write_text("{}")
+    check_strategies(given, Contrasting())
 
 
 @pytest.mark.parametrize("high", [{"sample": 1.0}, {"best_of": 8}, {"vote": 8}, {"revise": 2}])
