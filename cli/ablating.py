@@ -17,9 +17,9 @@ from rich.table import Table
 
 from meteor_agents.ablation import OWN, Arm, difference, rows, run_arm, variant
 from meteor_agents.backends.registry import base_checkpoint
-from meteor_agents.cli.assembly import SET_APART, Wanted, stored_lineage
+from meteor_agents.cli.assembly import SET_APART, stored_lineage
 from meteor_agents.cli.config_file import read_config
-from meteor_agents.cli.running import opened_store, run_pipeline
+from meteor_agents.cli.running import RunRequest, run_stage
 from meteor_agents.conversations import REFINE
 from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.pipeline import Pipeline
@@ -27,7 +27,7 @@ from meteor_agents.profiles import PROFILES
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.settings import Settings
 from meteor_agents.statistics import Interval
-from meteor_agents.store import open_for_reading
+from meteor_agents.store import Store, open_for_reading
 from meteor_agents.training import Checkpoint
 
 FOLDER = "ablation"
@@ -57,20 +57,16 @@ def ablate(
         for name, fragment in fragments.items()
         for seed in range(seeds)
     }
+    _set_apart_alike(RunDirectory(run / FOLDER), set_apart)
     arms: list[Arm] = []
-    with RunDirectory(run / FOLDER) as directory, opened_store(directory) as store:
-        for (name, seed), varied in wanted.items():
-            typer.echo(f"==> profile {name}, seed {seed}")
+    for (name, seed), varied in wanted.items():
+        typer.echo(f"==> profile {name}, seed {seed}")
 
-            async def work(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
-                arms.append(await run_arm(pipeline, name, seed))
+        async def work(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
+            arms.append(await run_arm(pipeline, name, seed))
 
-            async def held(varied: Settings = varied, work: Any = work) -> None:
-                await store.set_meta(SET_APART, set_apart)
-                wanted = Wanted(train=True, beams=True, limit=limit)
-                await run_pipeline(work, "self-train", varied, base, directory, store, wanted)
-
-            asyncio.run(held())
+        request = RunRequest(config, run / FOLDER, limit=limit, settings=(varied, base), work=work)
+        run_stage("self-train", request)
     (run / FOLDER / FOUND).write_bytes(ARMS.dump_json(arms, indent=1))
     print_ablation(arms, start)
 
@@ -137,6 +133,12 @@ def _start(run: Path, untrained: Checkpoint) -> tuple[Checkpoint, Any]:
     if REFINE not in lineage:
         raise UsageError(f"{run} has no stage-2 checkpoint of this student yet; run `meteor refine CONFIG` first")
     return lineage[REFINE], set_apart
+
+
+def _set_apart_alike(directory: RunDirectory, set_apart: Any) -> None:
+    """What the run holds out, its ablation holds out."""
+    with directory, closing(Store(directory.database)) as store:
+        asyncio.run(store.set_meta(SET_APART, set_apart))
 
 
 def _variant(
