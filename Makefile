@@ -12,7 +12,7 @@ ARGS =
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate bench-train clean
+.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate bench-train results clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -44,6 +44,10 @@ lint: $(VENV)/.dev-stamp ## Check style and types: ruff, mypy, pyright
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+results: $(VENV)/.run-stamp ## Write docs/results.md: the method on two domains, 3 seeds; takes hours; options in ARGS="..."
+	$(BIN)/meteor models fetch smollm2-135m
+	$(BIN)/python benchmarks/results.py $(ARGS)
 
 bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP clients; some of it with W="w1 w2 w3"
 	$(BIN)/python benchmarks/bench_engine.py $(W)

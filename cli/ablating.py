@@ -17,9 +17,9 @@ from rich.table import Table
 
 from meteor_agents.ablation import OWN, Arm, difference, rows, run_arm, variant
 from meteor_agents.backends.registry import base_checkpoint
-from meteor_agents.cli.assembly import SET_APART, Wanted, stored_lineage
+from meteor_agents.cli.assembly import SET_APART, stored_lineage
 from meteor_agents.cli.config_file import read_config
-from meteor_agents.cli.running import opened_store, run_pipeline
+from meteor_agents.cli.running import RunRequest, run_stage
 from meteor_agents.conversations import REFINE
 from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.pipeline import Pipeline
@@ -27,7 +27,7 @@ from meteor_agents.profiles import PROFILES
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.settings import Settings
 from meteor_agents.statistics import Interval
-from meteor_agents.store import open_for_reading
+from meteor_agents.store import Store, open_for_reading
 from meteor_agents.training import Checkpoint
 
 FOLDER = "ablation"
@@ -50,26 +50,23 @@ def ablate(
     settings, base = read_config(config, overrides)
     run = run_dir or Path("runs") / settings.name
     fragments = {name: _fragment(name) for name in dict.fromkeys(profiles.split(","))}
-    start, set_apart = _start(run, settings)
+    untrained = base_checkpoint(settings.student)
+    start, set_apart = _start(run, untrained)
     wanted = {
-        (name, seed): _variant(settings, start, fragment, name, seed)
+        (name, seed): _variant(settings, untrained.path, start, fragment, name, seed)
         for name, fragment in fragments.items()
         for seed in range(seeds)
     }
+    _set_apart_alike(RunDirectory(run / FOLDER), set_apart)
     arms: list[Arm] = []
-    with RunDirectory(run / FOLDER) as directory, opened_store(directory) as store:
-        for (name, seed), varied in wanted.items():
-            typer.echo(f"==> profile {name}, seed {seed}")
+    for (name, seed), varied in wanted.items():
+        typer.echo(f"==> profile {name}, seed {seed}")
 
-            async def work(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
-                arms.append(await run_arm(pipeline, name, seed))
+        async def work(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
+            arms.append(await run_arm(pipeline, name, seed))
 
-            async def held(varied: Settings = varied, work: Any = work) -> None:
-                await store.set_meta(SET_APART, set_apart)
-                wanted = Wanted(train=True, beams=True, limit=limit)
-                await run_pipeline(work, "self-train", varied, base, directory, store, wanted)
-
-            asyncio.run(held())
+        request = RunRequest(config, run / FOLDER, limit=limit, settings=(varied, base), work=work)
+        run_stage("self-train", request)
     (run / FOLDER / FOUND).write_bytes(ARMS.dump_json(arms, indent=1))
     print_ablation(arms, start)
 
@@ -80,7 +77,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
     found = rows(arms)
     for heldout in dict.fromkeys(row.heldout for row in found):
         table = Table(title=f"{heldout}: stage 3 from {start.version} (95 % intervals)", title_justify="left")
-        for column in ("profile", "after stage 3", "gain", "gain by seed", "pairs", "PFLOPs"):
+        for column in ("profile", "after stage 3", "gain", "gain by seed", "pairs", "FLOPs"):
             table.add_column(column, justify="left" if column == "profile" else "right")
         for row in [row for row in found if row.heldout == heldout]:
             own = [arm for arm in arms if arm.profile == row.profile]
@@ -91,7 +88,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
                 _written(row.gain, arms, "+"),
                 " ".join(_number(gain, arms, "+") for gain in row.by_seed),
                 " ".join(f"{arm.pairs}/{arm.questions}" for arm in own),
-                f"{sum(flops) / 1e15:.2g}" if len(flops) == len(own) else "-",
+                f"{sum(flops):.2g}" if len(flops) == len(own) else "-",
             )
         console.print(table)
         first, *others = dict.fromkeys(arm.profile for arm in arms)
@@ -101,7 +98,7 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
             console.print(f"{other} over {first}: {_written(apart, arms, '+')}{meaning}", highlight=False, markup=False)
     console.print(
         "Each question's score is averaged over the seeds; intervals are bootstrapped over the questions, and say nothing "
-        "about other seeds. PFLOPs are estimated: those of decoding the pairs.",
+        "about other seeds. FLOPs are estimated: those of decoding the pairs.",
         highlight=False,
     )
 
@@ -126,23 +123,29 @@ def _fragment(name: str) -> Mapping[str, Any] | None:
     return content
 
 
-def _start(run: Path, settings: Settings) -> tuple[Checkpoint, Any]:
+def _start(run: Path, untrained: Checkpoint) -> tuple[Checkpoint, Any]:
     """The checkpoint that the run's stage 2 arrived at, and the questions that the run set apart."""
     if not (run / "run.db").exists():
         raise UsageError(f"{run} is not a run directory; run `meteor refine CONFIG` first, or name it with --run-dir")
     with closing(open_for_reading(run / "run.db")) as records:
-        lineage = stored_lineage(records, base_checkpoint(settings.student), (run / "checkpoints").resolve())
+        lineage = stored_lineage(records, untrained, (run / "checkpoints").resolve())
         set_apart = records.meta(SET_APART)
     if REFINE not in lineage:
         raise UsageError(f"{run} has no stage-2 checkpoint of this student yet; run `meteor refine CONFIG` first")
     return lineage[REFINE], set_apart
 
 
+def _set_apart_alike(directory: RunDirectory, set_apart: Any) -> None:
+    """What the run holds out, its ablation holds out."""
+    with directory, closing(Store(directory.database)) as store:
+        asyncio.run(store.set_meta(SET_APART, set_apart))
+
+
 def _variant(
-    settings: Settings, start: Checkpoint, fragment: Mapping[str, Any] | None, name: str, seed: int
+    settings: Settings, untrained: Path, start: Checkpoint, fragment: Mapping[str, Any] | None, name: str, seed: int
 ) -> Settings:
     try:
-        return variant(settings, start, fragment, seed)
+        return variant(settings, untrained, start, fragment, seed)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import gc
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from meteor_agents.servers import watch_queues
 from meteor_agents.settings import Settings
 from meteor_agents.store import Store
 from meteor_agents.tally import Tally, keep_telling
+from meteor_agents.training import Conversation, Example
 
 STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "run": Pipeline.run,
@@ -59,62 +60,59 @@ class RunRequest:
     fresh: bool = False
     data: Path | None = None
     """A file of the user's own rows, for `finetune`."""
+    settings: tuple[Settings, Path] | None = None
+    """In the place of the file `config`: settings, and the folder that relative paths are taken from."""
+    work: Callable[[Pipeline], Awaitable[None]] | None = None
+    """In the place of the stage."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
     """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
-    settings, base = read_config(request.config, request.overrides)
+    settings, base = request.settings or read_config(request.config, request.overrides)
     own_rows = read_own_rows(request.data) if request.data else []
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
     if request.fresh and (aside := directory.set_aside()):
         typer.echo(f"the earlier run is now {aside}")
-    work: Callable[[Pipeline], Awaitable[None]] = STAGES[stage]
-    if own_rows:
-        work = partial(Pipeline.finetune, own_rows=own_rows)
-    with directory, opened_store(directory) as store:
-        wanted = Wanted(
-            train=not request.no_train and stage not in ("distill", "evaluate"),
-            beams=stage in ("run", "self-train"),
-            limit=request.limit,
-        )
-        event_loop.run(run_pipeline(work, stage, settings, base, directory, store, wanted))
+    with directory:
+        store = Store(directory.database)
+        try:
+            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
+        except Interrupted:
+            typer.echo("stopped; everything received is saved, the same command goes on", err=True)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}; what was committed is still there: make room on that disk "
+                "and run the same command again"
+            ) from error
+        finally:
+            store.close()
     report_ended_run(path)
     if stage in ("run", "evaluate"):
         print_scoreboard(path, next_steps=stage == "run" and request.config == "quickstart")
 
 
-@contextmanager
-def opened_store(directory: RunDirectory) -> Iterator[Store]:
-    """The store of a directory that is held. What ends the body early is said in one sentence."""
-    store = Store(directory.database)
-    try:
-        yield store
-    except Interrupted:
-        typer.echo("stopped; everything received is saved, the same command goes on", err=True)
-        raise typer.Exit(130) from None
-    except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        raise StoreError(
-            f"{directory.path} cannot be written: {error.strerror}; what was committed is still there: make room on that "
-            "disk and run the same command again"
-        ) from error
-    finally:
-        store.close()
-
-
-async def run_pipeline(
-    work: Callable[[Pipeline], Awaitable[None]],
-    command: str,
+async def _run(
+    stage: str,
+    request: RunRequest,
     settings: Settings,
     base: Path,
     directory: RunDirectory,
     store: Store,
-    wanted: Wanted,
+    own_rows: Sequence[Example | Conversation],
 ) -> None:
-    """Open all that the settings name, and do `work`, which asks for what the stage command `command` asks for."""
+    work = request.work or STAGES[stage]
+    if own_rows:
+        work = partial(Pipeline.finetune, own_rows=own_rows)
     drain = Drain()
+    wanted = Wanted(
+        train=not request.no_train and stage not in ("distill", "evaluate"),
+        beams=stage in ("run", "self-train"),
+        limit=request.limit,
+    )
     tally = Tally()
     with open_progress() as progress, JsonLog(directory.log) as log:
         observer: Observer = Observers([tally, progress, log])
@@ -125,7 +123,7 @@ async def run_pipeline(
                 )
                 directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
                 Inputs(directory.path).keep(settings, base, pipeline.templates, pipeline.questions.heldout)
-                await announce(command, wanted.limit, pipeline)
+                await announce(stage, request.limit, pipeline)
                 servers = {id(line.server): line.server for line in tally.limited.values()}
                 _collect_rarely()
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):

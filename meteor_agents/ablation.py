@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +18,7 @@ from .profiles import instead
 from .self_training import SelfTraining
 from .settings import Settings
 from .statistics import Interval, mean
+from .strategies import BASE as CONTRAST_BASE
 from .traces import Outcome
 from .training import Checkpoint
 
@@ -63,8 +65,13 @@ class Row:
     """The gain of each seed."""
 
 
-def variant(settings: Settings, start: Checkpoint, fragment: Mapping[str, Any] | None, seed: int) -> Settings:
-    """Settings of one arm: its student is the checkpoint `start`. Raises pydantic's `ValidationError`."""
+def variant(
+    settings: Settings, untrained: Path, start: Checkpoint, fragment: Mapping[str, Any] | None, seed: int
+) -> Settings:
+    """Settings of one arm: its student is the checkpoint `start`. Raises pydantic's `ValidationError`.
+
+    A contrast with the base is one with `untrained`, the folder that the run itself began with.
+    """
     content = settings.model_dump(mode="json", exclude_none=True)
     content["student"]["model"] = str(start.path)
     content["student"]["sampling"]["seed"] = seed
@@ -74,6 +81,10 @@ def variant(settings: Settings, start: Checkpoint, fragment: Mapping[str, Any] |
     if fragment is not None:
         stage = instead(stage, fragment)
     stage["training"] = {name: value for name, value in stage.get("training", {}).items() if name != "seed"}
+    for side in ("low", "high"):
+        decoding = stage.get(side)
+        if isinstance(decoding, Mapping) and decoding.get("contrast") == CONTRAST_BASE:
+            stage[side] = {**decoding, "contrast": str(untrained)}
     return Settings.model_validate({**content, "self_train": stage})
 
 

@@ -127,12 +127,12 @@ def summary(traces: list[Trace]) -> str:
     if lineages:
         low, high = ([getattr(lineage, side).flops for lineage in lineages] for side in ("low", "high"))
         if None not in low and None not in high:
-            said += f"; {_petaflops(low)} low, {_petaflops(high)} high"
+            said += f"; {_flops(low)} low, {_flops(high)} high"
     return said
 
 
-def _petaflops(flops: list[float]) -> str:
-    return f"{sum(flops) / 1e15:.2g} PFLOPs (estimated)"
+def _flops(flops: list[float]) -> str:
+    return f"{sum(flops):.2g} FLOPs (estimated)"
 
 
 def _pair(student: Student, trace: Trace) -> PreferencePair:

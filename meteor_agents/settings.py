@@ -519,7 +519,8 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             ),
             "prompts": PromptsSettings(dir=base / settings.prompts.dir) if settings.prompts.dir else settings.prompts,
             **{role: _with_absolute_model(getattr(settings, role), base) for role in ROLES},
-            **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in STAGES_THAT_TRAIN},
+            **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in ("distill", "refine")},
+            "self_train": _with_absolute_contrast(settings.self_train, base),
             "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
             "evaluate": _with_absolute_evaluation(settings.evaluate, base),
         }
@@ -541,6 +542,16 @@ def _with_absolute_evaluation(evaluate: EvaluateSettings, base: Path) -> Evaluat
             "human": base / evaluate.human if evaluate.human else None,
         }
     )
+
+
+def _with_absolute_contrast(stage: SelfTrainSettings, base: Path) -> TakeSettings:
+    """The weaker model of a contrast is a folder like the student's own."""
+    found: dict[str, Decoding] = {}
+    for side in ("low", "high"):
+        given: Literal["greedy"] | Decoding = getattr(stage, side)
+        if given != "greedy" and given.contrast and (base / given.contrast).is_dir():
+            found[side] = given.model_copy(update={"contrast": str((base / given.contrast).resolve())})
+    return _with_absolute_config(stage.model_copy(update=found), base)
 
 
 def _with_absolute_config(stage: TakeSettings, base: Path) -> TakeSettings:

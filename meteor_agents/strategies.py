@@ -59,6 +59,11 @@ def check_strategies(settings: Settings, student: object) -> None:
         given: Setting = getattr(settings.self_train, side)
         if given == "greedy":
             continue
+        if given.contrast not in (None, BASE) and not (Path(str(given.contrast)) / "config.json").is_file():
+            raise SettingsError(
+                f"self_train.{side}.contrast: {given.contrast!r} is neither `{BASE}` nor a model folder on this machine; "
+                "name one, relative to the settings file, whose vocabulary is the student's"
+            )
         lacks = _lacking(given, student)
         if lacks is not None:
             raise SettingsError(

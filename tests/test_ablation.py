@@ -21,6 +21,7 @@ from meteor_agents.training import Checkpoint
 from tests.test_pipeline import BASE, FolderTrainer, Run, settings
 from tests.test_self_training import Decoder
 
+UNTRAINED = Path("models/small")
 START = Checkpoint(version="refine-003-00000000", path=Path("checkpoints/refine-003-00000000"))
 
 
@@ -61,7 +62,7 @@ def test_one_profile_inherits_nothing_of_another_that_decides_pairs_or_loss() ->
 
 def test_an_arm_starts_from_the_checkpoint_with_its_own_seed() -> None:
     given = settings(self_train={"high": {"beam": 4}, "turns": 2, "training": {"seed": 7, "epochs": 1}})
-    varied = variant(given, START, {"profile": "best"}, seed=2)
+    varied = variant(given, UNTRAINED, START, {"profile": "best"}, seed=2)
     assert varied.student.model == str(START.path)
     assert (varied.student.sampling.seed, varied.training_for(varied.self_train).seed) == (2, 2)
     assert (varied.self_train.turns, varied.self_train.verify, varied.self_train.high) == (
@@ -69,7 +70,13 @@ def test_an_arm_starts_from_the_checkpoint_with_its_own_seed() -> None:
         True,
         Decoding(best_of=8, by="judge"),
     )
-    assert variant(given, START, None, seed=0).self_train.high == Decoding(beam=4)
+    assert variant(given, UNTRAINED, START, None, seed=0).self_train.high == Decoding(beam=4)
+
+
+def test_a_contrast_with_the_base_is_one_with_the_student_that_no_one_has_trained() -> None:
+    contrast = {"high": {"contrast": "base", "beta": 0.3}}
+    varied = variant(settings(), UNTRAINED, START, contrast, seed=0)
+    assert varied.self_train.high == Decoding(contrast=str(UNTRAINED), beta=0.3)
 
 
 def arms_of(folder: Path, learner: Decoder, trainer: FolderTrainer) -> list[Arm]:
@@ -148,4 +155,4 @@ def test_what_cannot_be_compared_is_said_in_one_sentence(
 
 def test_a_profile_of_ones_own_that_cannot_work_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name one decoding"):
-        variant(settings(), START, {"high": {"beam": 2, "vote": 3}}, seed=0)
+        variant(settings(), UNTRAINED, START, {"high": {"beam": 2, "vote": 3}}, seed=0)

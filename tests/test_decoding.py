@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meteor_agents import prompts
 from meteor_agents.agents import Judge, ModelJudge, Occasion, Student, VerifierJudge, Voice
+from meteor_agents.cli.checking import check_config
+from meteor_agents.cli.config_file import dump_config
+from meteor_agents.cli.running import RunRequest, run_stage
 from meteor_agents.decoding import Reply, decoded, view
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.likeness import likeness, medoid
@@ -22,6 +27,7 @@ from meteor_agents.models import ChatMessage, Completion, FinishReason, Sampling
 from meteor_agents.pairs import PairRules
 from meteor_agents.replies import CRITERIA, Likelihood
 from meteor_agents.settings import Decoding, Settings, load_settings
+from meteor_agents.store import open_for_reading
 from meteor_agents.strategies import check_strategies, described, open_strategy
 from meteor_agents.templates import Templates
 from meteor_agents.training import Checkpoint
@@ -200,6 +206,10 @@ class Scores(Plain):
     scores_replies = True
 
 
+class Contrasting(Plain):
+    contrasts = True
+
+
 @pytest.mark.parametrize(
     ("high", "student", "message"),
     [
@@ -215,6 +225,17 @@ def test_a_strategy_that_the_backend_cannot_do_is_refused_and_the_nearest_named(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         check_strategies(settings(high=high), student)
+
+
+def test_a_weaker_model_is_a_folder_beside_the_settings_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "weak").mkdir()
+    content = yaml.safe_load(dump_config(settings(high={"contrast": "weak"})))
+    given = load_settings(content, base=tmp_path, source="test.yaml")
+    assert given.self_train.high == Decoding(contrast=str(tmp_path / "weak"))
+    with pytest.raises(SettingsError, match="neither `base` nor a model folder"):
+        check_strategies(given, Contrasting())
+    (tmp_path / "weak" / "config.json").write_text("{}")
+    check_strategies(given, Contrasting())
 
 
 @pytest.mark.parametrize("high", [{"sample": 1.0}, {"best_of": 8}, {"vote": 8}, {"revise": 2}])
@@ -333,3 +354,29 @@ def test_a_medoid_is_one_of_the_texts_with_the_highest_mean(texts: list[str]) ->
     best, means = medoid(texts)
     assert len(means) == len(texts)
     assert means[best] == max(means)
+
+
+def test_check_and_a_run_refuse_what_the_backend_cannot_do_before_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"What is half of {2 * n}?", "reference": str(n)} for n in range(8)]
+    Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    content = {
+        "name": "halves",
+        "domain": "sums",
+        "questions": {"path": "questions.jsonl", "holdout": 2, "gate": 2},
+        "student": {"backend": "scripted", "replies": ["Answer: 1"]},
+        "teacher": {"backend": "reference"},
+        "judge": {"verifier": "numeric"},
+        "self_train": {"high": {"best_of": 4, "by": "likelihood"}},
+    }
+    Path("halves.yaml").write_text(yaml.safe_dump(content))
+    refused = r"self_train\.high: the student's backend scripted does not tell .* high: \{best_of: 4, by: judge\}"
+    with pytest.raises(SettingsError, match=refused):
+        check_config("halves.yaml", ())
+    assert "PROBLEM: student: self_train.high" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match=refused):
+        run_stage("self-train", RunRequest("halves.yaml", no_train=True))
+    with closing(open_for_reading(Path("runs/halves/run.db"))) as records:
+        assert records.spent().calls == 0

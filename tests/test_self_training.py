@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from meteor_agents.backends.scripted import ScriptedModel
+from meteor_agents.cli.showing import show_traces
 from meteor_agents.estimate import estimate
 from meteor_agents.events import Note
 from meteor_agents.messages import Dropped, Lineage
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline import Pipeline
-from meteor_agents.replies import Likelihood
+from meteor_agents.replies import CRITERIA, Likelihood
+from meteor_agents.settings import JudgeSettings
 from meteor_agents.store import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import PreferencePair
@@ -80,6 +84,17 @@ def test_pairs_keep_their_lineage_and_what_is_dropped_is_counted(tmp_path: Path)
     for row in job.rows:
         assert isinstance(row, PreferencePair)
         assert (row.rejected[-2:], row.chosen.endswith(str(int(row.id[1:]) + 1))) == (" 0", True)
+
+
+def test_a_traces_lineage_is_shown_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of(tmp_path, Decoder(), high={"best_of": 2})
+    run(untrained)
+    for id_ in ("q001", "q003"):
+        show_traces(tmp_path, question=id_, stage="self-train", outcome=None, limit=9)
+    kept, dropped = capsys.readouterr().out.split("self-train ·")[1:]
+    assert "  low: greedy, 1 calls\n  high: best of 2 by judge, number 1 of 2, 2 calls\n" in kept
+    assert "dropped" not in kept
+    assert "  dropped: equal\n" in dropped
 
 
 @pytest.mark.parametrize("high", [{"best_of": 3, "by": "likelihood"}, {"vote": 3}, {"best_of": 3}])
@@ -178,3 +193,32 @@ def test_an_estimate_counts_every_sample(tmp_path: Path, high: dict[str, Any], c
     run_of(tmp_path, learner, high=high)(foretell)
     assert told == [40 * calls, 0]
     assert learner.calls <= told[0], "equal samples are scored once"
+
+
+def test_a_model_judge_that_ranks_samples_is_foretold_too(tmp_path: Path) -> None:
+    def says(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+        text = messages[-1].content
+        right = "Answer: 0" not in text
+        if "whole number" in text:
+            return json.dumps(dict.fromkeys(CRITERIA, 9 if right else 2))
+        return json.dumps({"status": "correct" if right else "incorrect", "explanation": "x", "guide": "x"})
+
+    judge = ScriptedModel(says, name="judge")
+    told: list[int] = []
+
+    async def foretell(pipeline: Pipeline) -> None:
+        pipeline.trainer = None
+        told.append((await estimate("self-train", given(pipeline))).roles["judge"].calls)
+
+    for stage in (foretell, untrained, foretell):
+        run = run_of(tmp_path, Decoder(), high={"best_of": 2}, verify=True)
+        run.settings = run.settings.model_copy(update={"judge": JudgeSettings(backend="scripted", model="judge")})
+        run.judge_model = judge
+        run(stage)
+    assert told == [40 * (2 + 2), 0]
+    assert judge.calls <= told[0], "equal answers are judged once, and those of equal pairs are not verified"
+    found = lineages(run)
+    assert {id_: lineage.high.scores for id_, (_, lineage) in found.items() if id_ in ("q001", "q003")} == {
+        "q001": (9.0, 2.0),
+        "q003": (2.0, 2.0),
+    }

@@ -1,0 +1,1 @@
+"""The questions of the domain `units`, and the script that makes them."""

@@ -1,0 +1,1 @@
+"""Short prompts for the domain `units`."""
