@@ -25,6 +25,7 @@ from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
 from meteor_agents.errors import MeteorError, ModelError
 from meteor_agents.events import Event
+from meteor_agents.human_labels import read_labels
 from meteor_agents.messages import Question, Status
 from meteor_agents.models import ChatMessage
 from meteor_agents.pipeline import QuestionSets
@@ -51,6 +52,7 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
         lambda: _check_training(settings),
         lambda: _check_budget(settings),
         lambda: _check_verifier(settings, base, train()),
+        lambda: _check_labels(settings),
     )
     for check in checks:
         try:
@@ -108,6 +110,11 @@ def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question
     return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
 
 
+def _check_labels(settings: Settings) -> str:
+    human = settings.evaluate.human
+    return f"people's labels: {len(read_labels(human))}" if human else "people's labels: none"
+
+
 async def _check_roles(settings: Settings) -> list[MeteorError]:
     problems: list[MeteorError] = []
     roles: list[tuple[str, ModelSettings]] = [("student", settings.student)]
@@ -117,6 +124,8 @@ async def _check_roles(settings: Settings) -> list[MeteorError]:
         roles.append(("teacher", settings.teacher))
     if settings.judge.verifier is None:
         roles.append(("judge", settings.judge))
+    roles += [(f"evaluate.judges {judge.identity}", judge) for judge in settings.evaluate.judges]
+    roles += [(f"evaluate.models {model.name}", model) for model in settings.evaluate.models]
     for role, model_settings in roles:
         try:
             typer.echo(await _call_once(role, model_settings))

@@ -14,7 +14,7 @@ from rich.table import Table
 from meteor_agents.cli.progress import duration
 from meteor_agents.comparison import Shares
 from meteor_agents.differences import Difference
-from meteor_agents.evaluation import ACCURACY, OVERALL, Metrics
+from meteor_agents.evaluation import ACCURACY, OVERALL, Metrics, figure
 from meteor_agents.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
 from meteor_agents.pipeline import LINEAGE
 from meteor_agents.recipes import FINETUNE
@@ -84,7 +84,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     console.print(table)
     if (told := _told_apart(status)) is not None:
         console.print(told)
-    for line in (*_pairwise(status), *_doubts(status)):
+    for line in (*_pairwise(status), *_doubts(status), *_overlap(scored)):
         console.print(line, markup=False, highlight=False)
     if (guided := guided_updates(status)) is not None:
         console.print(guided, markup=False)
@@ -210,6 +210,15 @@ def _pairwise(status: dict[str, Any]) -> Iterator[str]:
             f"{heldout}: pairwise against {other}: with METEOR {wins}{even} (both orders; {shares.judge_errors} of "
             f"{shares.questions} unjudged, {shares.flipped} verdicts flipped with the order)"
         )
+
+
+def _overlap(scored: dict[str, Any]) -> Iterator[str]:
+    """How many held-out questions nearly repeat one of training, and the last checkpoint's figure on the others."""
+    last: dict[str, Any] = next((scored[label]["heldout"] for label in reversed(LINEAGE) if label in scored), {})
+    for name, content in last.items():
+        if is_held_out_set(name) and (found := Metrics.model_validate(content)).near_training:
+            others = f"; on the others {figure(found.apart, share=found.accuracy is not None)}" if found.apart else ""
+            yield f"{name}: {found.near_training} of {found.questions} questions nearly repeat one of training{others}"
 
 
 def _doubts(status: dict[str, Any]) -> Iterator[str]:
