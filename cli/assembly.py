@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -23,14 +21,13 @@ from meteor_agents.backends.registry import (
     open_trainer,
 )
 from meteor_agents.calls import Budget, Budgeted, Price, RecordedModel
+from meteor_agents.cli.evaluators import open_evaluators
 from meteor_agents.engine import Drain
 from meteor_agents.errors import QuestionsError, SettingsError
-from meteor_agents.evaluation import Panel
 from meteor_agents.events import CallRetried, Note, Observer, OverlapFound
-from meteor_agents.families import kinships
 from meteor_agents.human_labels import read_labels
 from meteor_agents.limits import Retrying, Throttled, innermost
-from meteor_agents.measurement import OVERLAPS, Evaluators, Rival
+from meteor_agents.measurement import OVERLAPS
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatModel, LoadsWeights, Opens, ReportsQueue
 from meteor_agents.overlap import Overlaps, find_overlaps
@@ -38,7 +35,7 @@ from meteor_agents.pipeline import BASE, Cast, Pipeline, QuestionSets
 from meteor_agents.questions import SetApart, overlap, read_questions, split_questions
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.servers import Server
-from meteor_agents.settings import ROLES, ModelSettings, RivalSettings, Settings, decoding
+from meteor_agents.settings import ROLES, ModelSettings, Settings
 from meteor_agents.store import Records, Store
 from meteor_agents.strategies import check_strategies
 from meteor_agents.tally import Tally
@@ -212,6 +209,8 @@ class Wanted:
     train: bool
     beams: bool
     """Stage 3 will decode."""
+    evaluate: bool = True
+    """Held-out questions will be answered and judged."""
     limit: int | None = None
 
 
@@ -253,7 +252,7 @@ async def open_pipeline(
         await make_ready(model)
         assert isinstance(model.inner, Throttled)
         lines.append(model.inner)
-        tally.limited[role] = model.inner
+        tally.limited.setdefault(role, model.inner)  # of a panel, the first judge
         return model
 
     student_model = await limited_model("student", settings.student)
@@ -290,24 +289,10 @@ async def open_pipeline(
     else:
         judge = ModelJudge(voice("judge", settings.judge, await limited_model("judge", settings.judge)))
 
-    evaluation = settings.evaluate
-    panel = Panel.of(
-        judge,
-        settings.judge.identity,
-        {
-            given.identity: ModelJudge(voice("judge", given, await limited_model("judge", given)))
-            for given in evaluation.judges
-        },
-    )
-    if evaluation.verifier is not None and panel.verifier is None:
-        checker = open_verifier(evaluation.verifier.verifier, evaluation.verifier.options, base)
-        closing.callback(checker.close)
-        panel = replace(panel, verifier=VerifierJudge(checker))
-    rivals = []
-    for given in evaluation.models:
-        speaker = voice(EVALUATED, given, await limited_model(EVALUATED, given))
-        own = given.sampling if "sampling" in given.model_fields_set else settings.student.sampling
-        rivals.append(Rival(given.name, _version_of(given), Student(speaker), decoding("greedy", own)))
+    async def opened(role: str, given: ModelSettings) -> Voice:
+        return voice(role, given, await limited_model(role, given))
+
+    evaluators = await open_evaluators(settings, base, judge, labels, opened, closing) if wanted.evaluate else None
 
     assert isinstance(student_voice.speaker, RecordedModel)
     if questions.overlaps is not None:
@@ -334,31 +319,8 @@ async def open_pipeline(
         base=untrained,
         lineage=stored_lineage(store, untrained, directory.checkpoints),
         lines=lines,
-        evaluators=Evaluators(panel, rivals, labels, _kinships(settings)),
+        evaluators=evaluators,
     )
-
-
-EVALUATED = "evaluated"
-"""The role of the models that are evaluated beside the student (`evaluate.models`)."""
-
-
-def _version_of(rival: RivalSettings) -> str:
-    """What the store calls a rival: another name when anything that decides its replies has changed."""
-    content = [rival.identity, rival.deciding_options, rival.sampling.model_dump(mode="json")]
-    return f"{rival.name}-{hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
-
-
-def _kinships(settings: Settings) -> tuple[str, ...]:
-    """Warnings about judges that are of one family with a role whose words they judge."""
-    judges: dict[str, ModelSettings] = {"judge": settings.judge}
-    judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
-    others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}
-    others |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
-
-    def named(models: dict[str, ModelSettings]) -> dict[str, str]:
-        return {role: model.model for role, model in models.items() if model.model}
-
-    return tuple(kinships(named(judges), named(others)))
 
 
 def _weights_of(server: LoadsWeights) -> Callable[[], str]:

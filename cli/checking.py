@@ -15,13 +15,15 @@ from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.registry import check_trainable, open_trainer, trains_here
 from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_templates, with_overlaps
 from meteor_agents.cli.config_file import read_config
+from meteor_agents.cli.evaluators import EVALUATED
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
-from meteor_agents.cli.role_checking import Finding, look_at
+from meteor_agents.cli.role_checking import Candidate, Finding, look_at
 from meteor_agents.errors import MeteorError, SettingsError, UsageError
 from meteor_agents.events import Event
+from meteor_agents.human_labels import read_labels
 from meteor_agents.messages import Question, Status
 from meteor_agents.pipeline import QuestionSets
-from meteor_agents.settings import ROLES, Settings
+from meteor_agents.settings import ROLES, JudgeSettings, Settings
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:
@@ -44,6 +46,7 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
         lambda: _check_training(settings),
         lambda: _check_budget(settings),
         lambda: _check_verifier(settings, base, train()),
+        lambda: _check_labels(settings),
     )
     for check in checks:
         try:
@@ -102,34 +105,49 @@ def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question
     return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
 
 
+def _check_labels(settings: Settings) -> str:
+    human = settings.evaluate.human
+    return f"people's labels: {len(read_labels(human))}" if human else "people's labels: none"
+
+
 async def _check_roles(settings: Settings, questions: Sequence[Question]) -> list[MeteorError]:
-    """One table of all roles: what was found, and what to do where it does not fit."""
+    """One table of all models: what was found, and what to do where one does not fit."""
     problems: list[MeteorError] = []
     table = Table(title="models", title_justify="left")
     for column in ("role", "", "found"):
         table.add_column(column, overflow="fold")
-    for role in ROLES:
+    for model in _models(settings):
         try:
-            findings = await _found(role, settings, questions)
+            findings = await _found(model, settings, questions)
         except MeteorError as error:
             problems.append(error)
             findings = [Finding("PROBLEM", str(error))]
         for finding in findings:
-            table.add_row(role, finding.what, escape(finding.found))
+            table.add_row(model.name, finding.what, escape(finding.found))
             if finding.advice:
-                problems.append(SettingsError(f"{role}, {finding.what}: {finding.found}. {finding.advice}"))
+                problems.append(SettingsError(f"{model.name}, {finding.what}: {finding.found}. {finding.advice}"))
                 table.add_row("", "PROBLEM", escape(finding.advice))
         table.add_section()
     Console().print(table)
     return problems
 
 
-async def _found(role: str, settings: Settings, questions: Sequence[Question]) -> list[Finding]:
-    if role == "teacher" and settings.teacher.backend == REFERENCE:
+def _models(settings: Settings) -> list[Candidate]:
+    """Every model that the run asks, with those that only evaluate or are evaluated."""
+    return [
+        *(Candidate(role, role, getattr(settings, role)) for role in ROLES),
+        *(Candidate(f"evaluate.judges {judge.identity}", "judge", judge) for judge in settings.evaluate.judges),
+        *(Candidate(f"evaluate.models {model.name}", EVALUATED, model) for model in settings.evaluate.models),
+    ]
+
+
+async def _found(model: Candidate, settings: Settings, questions: Sequence[Question]) -> list[Finding]:
+    given = model.settings
+    if model.role == "teacher" and given.backend == REFERENCE:
         return [Finding("answers", "with the references of the data")]
-    if role == "judge" and settings.judge.verifier is not None:
-        return [Finding("judges", f"by the verifier {settings.judge.verifier}")]
-    return await look_at(role, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,))
+    if isinstance(given, JudgeSettings) and given.verifier is not None:
+        return [Finding("judges", f"by the verifier {given.verifier}")]
+    return await look_at(model, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,))
 
 
 class _Silent:

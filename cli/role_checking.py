@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from meteor_agents.agents import ModelJudge, Occasion, Voice
 from meteor_agents.backends.registry import base_checkpoint, trains_here
 from meteor_agents.cli.assembly import make_ready, open_role
+from meteor_agents.cli.evaluators import EVALUATED
 from meteor_agents.cli.prompting import example_variables
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.events import Event, Note
@@ -36,6 +37,7 @@ PROMPTS = {
     "student": ("student_attempt", "student_guideline"),
     "teacher": ("teacher_answer",),
     "judge": ("judge_verdict", "judge_score"),
+    EVALUATED: ("student_attempt",),
 }
 
 
@@ -71,9 +73,20 @@ class _Asked:
         return await self._model.complete(messages, sampling)
 
 
-async def look_at(role: str, settings: Settings, templates: Templates, questions: Sequence[Question]) -> list[Finding]:
+class Candidate(NamedTuple):
+    """A model that the run would ask, and as what."""
+
+    name: str
+    """Of the setting that it stands in."""
+    role: str
+    settings: ModelSettings
+
+
+async def look_at(
+    candidate: Candidate, settings: Settings, templates: Templates, questions: Sequence[Question]
+) -> list[Finding]:
     """Raises `MeteorError` when the model cannot be opened or does not answer."""
-    given: ModelSettings = getattr(settings, role)
+    name, role, given = candidate
     once = given.model_copy(update={"limits": given.limits.model_copy(update={"retries": 0})})
     notes = _Notes()
     async with AsyncExitStack() as closing:
@@ -84,9 +97,9 @@ async def look_at(role: str, settings: Settings, templates: Templates, questions
         facts = await bare.facts() if isinstance(bare, TellsFacts) else ModelFacts()
         prompt = _longest(role, settings, templates, questions)
         reply, findings = await _spoken(role, model, given, prompt, facts)
-        findings.append(_context(role, given, settings, prompt, reply, facts))
+        findings.append(_context(name, given, settings, prompt, reply, facts))
         if role == "judge":
-            findings.append(await _verdict(model, settings, templates, questions))
+            findings.append(await _verdict(model, candidate, settings, templates, questions))
         if role == "student":
             findings += [finding async for finding in _as_student(settings, bare)]
     return [*findings, *(Finding("note", said) for said in dict.fromkeys(notes.said))]
@@ -131,7 +144,7 @@ async def _spoken(
 
 
 def _context(
-    role: str,
+    name: str,
     given: ModelSettings,
     settings: Settings,
     prompt: Sequence[ChatMessage],
@@ -149,7 +162,7 @@ def _context(
     if tokens + said > facts.context:
         room = facts.context - tokens
         advice = (
-            f"set {role}.sampling.max_tokens to at most {room:,}, or serve the model with a longer context"
+            f"set {name}.sampling.max_tokens to at most {room:,}, or serve the model with a longer context"
             if room > 0
             else "shorten the questions or the prompt, or serve the model with a longer context"
         )
@@ -161,10 +174,10 @@ def _context(
 
 
 async def _verdict(
-    model: ChatModel, settings: Settings, templates: Templates, questions: Sequence[Question]
+    model: ChatModel, candidate: Candidate, settings: Settings, templates: Templates, questions: Sequence[Question]
 ) -> Finding:
     """A real verdict, asked for as the run does."""
-    judge = ModelJudge(Voice(_Asked(model), templates, settings.domain, settings.judge.sampling))
+    judge = ModelJudge(Voice(_Asked(model), templates, settings.domain, candidate.settings.sampling))
     answer = questions[0].reference or "I do not know."
     attempt = Attempt(text=answer, reasoning="", answer=answer, model="check", weights="check")
     started = time.monotonic()
@@ -174,7 +187,7 @@ async def _verdict(
         return Finding(
             "verdicts",
             f"cannot be read: {verdict.explanation[:200]}",
-            "use a stronger judge, raise judge.sampling.max_tokens, or use a verifier: judge: {verifier: exact}",
+            "use a stronger judge, raise its sampling.max_tokens, or use a verifier: judge: {verifier: exact}",
         )
     return Finding("verdicts", f"can be read ({verdict.status} on a reference, in {seconds:.2f} s)")
 
@@ -183,7 +196,7 @@ async def _as_student(settings: Settings, student: object) -> Any:
     try:
         check_strategies(settings, student)
     except SettingsError as error:
-        yield Finding("beams", "stage 3 decodes by beam search, which it cannot", str(error))
+        yield Finding("decoding", "it cannot decode as stage 3 wants it", str(error))
     if not trains_here(settings.student):
         yield Finding("weights", "stay as they are: no folder of them is here, so conversations only (--no-train)")
         return

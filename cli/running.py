@@ -111,6 +111,7 @@ async def _run(
     wanted = Wanted(
         train=not request.no_train and stage not in ("distill", "evaluate"),
         beams=stage in ("run", "self-train"),
+        evaluate=stage in ("run", "evaluate"),
         limit=request.limit,
     )
     tally = Tally()

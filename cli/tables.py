@@ -14,7 +14,7 @@ from rich.table import Table
 from meteor_agents.cli.progress import duration
 from meteor_agents.comparison import Shares
 from meteor_agents.differences import Difference
-from meteor_agents.evaluation import ACCURACY, Metrics
+from meteor_agents.evaluation import ACCURACY, OVERALL, Metrics, figure
 from meteor_agents.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
 from meteor_agents.pipeline import LINEAGE
 from meteor_agents.recipes import FINETUNE
@@ -82,7 +82,9 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         )
     console.print()
     console.print(table)
-    for line in (*_told_apart(status), *_pairwise(status), *_doubts(status)):
+    if (told := _told_apart(status)) is not None:
+        console.print(told)
+    for line in (*_pairwise(status), *_doubts(status), *_overlap(scored)):
         console.print(line, markup=False, highlight=False)
     if (guided := guided_updates(status)) is not None:
         console.print(guided, markup=False)
@@ -171,21 +173,32 @@ def _beside(status: dict[str, Any], kind: str) -> list[tuple[str, str, dict[str,
     ]
 
 
-def _told_apart(status: dict[str, Any]) -> Iterator[str]:
-    """What separates the last student from the first, with the smallest difference that n questions can show."""
+def _told_apart(status: dict[str, Any]) -> Table | None:
+    """What separates one student from another, and the smallest difference that so many questions can show."""
+    table = Table(title="Is it a difference?", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("held out", overflow="ellipsis", no_wrap=True)
+    table.add_column("from, to")
+    table.add_column("difference (95 %)", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("smallest\nthat shows", justify="right", no_wrap=True)
     for heldout, _, content in _beside(status, DIFFERENCES):
         rows = [Difference.model_validate(row) for row in content["pairs"]]
-        measure = ACCURACY if any(row.measure == ACCURACY for row in rows) else "overall"
+        measure = ACCURACY if any(row.measure == ACCURACY for row in rows) else OVERALL
+        scale, unit = (100, "%") if measure == ACCURACY else (1, "")
         for row in (row for row in rows if row.measure == measure):
-            scale, unit = (100, " points") if measure == ACCURACY else (1, "")
-            value, low, high = (
-                f"{scale * x:+.3g}" for x in (row.difference.value, row.difference.low, row.difference.high)
+            value, low, high = (scale * x for x in (row.difference.value, row.difference.low, row.difference.high))
+            table.add_row(
+                heldout,
+                f"{_short(row.before)}, {_short(row.after)}",
+                f"{value:+.3g}{unit} ({low:+.2g} to {high:+.2g})",
+                "<0.001" if row.p < 0.001 else f"{row.p:.3f}",
+                f"{scale * row.smallest:.2g}{unit}",
             )
-            p = "p < 0.001" if row.p < 0.001 else f"p = {row.p:.2g}"
-            yield (
-                f"{heldout}: {TITLES.get(row.before, row.before)} to {TITLES.get(row.after, row.after)} {value}{unit} "
-                f"({low} to {high}), {p}; {row.difference.n} questions show {scale * row.smallest:.2g}{unit} or more"
-            )
+    return table if table.row_count else None
+
+
+def _short(label: str) -> str:
+    return TITLES.get(label, label).removeprefix("after ")
 
 
 def _pairwise(status: dict[str, Any]) -> Iterator[str]:
@@ -197,6 +210,15 @@ def _pairwise(status: dict[str, Any]) -> Iterator[str]:
             f"{heldout}: pairwise against {other}: with METEOR {wins}{even} (both orders; {shares.judge_errors} of "
             f"{shares.questions} unjudged, {shares.flipped} verdicts flipped with the order)"
         )
+
+
+def _overlap(scored: dict[str, Any]) -> Iterator[str]:
+    """How many held-out questions nearly repeat one of training, and the last checkpoint's figure on the others."""
+    last: dict[str, Any] = next((scored[label]["heldout"] for label in reversed(LINEAGE) if label in scored), {})
+    for name, content in last.items():
+        if is_held_out_set(name) and (found := Metrics.model_validate(content)).near_training:
+            others = f"; on the others {figure(found.apart, share=found.accuracy is not None)}" if found.apart else ""
+            yield f"{name}: {found.near_training} of {found.questions} questions nearly repeat one of training{others}"
 
 
 def _doubts(status: dict[str, Any]) -> Iterator[str]:

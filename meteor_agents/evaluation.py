@@ -111,10 +111,14 @@ class Metrics(Message):
     """The first figure (accuracy, else overall) over the other questions; None where there are none of either kind."""
 
     def headline(self) -> str:
-        if self.accuracy is not None:
-            return f"{self.accuracy.value:.1%} [{self.accuracy.low:.1%}, {self.accuracy.high:.1%}]"
-        overall = self.criteria.get("overall")
-        return f"{overall.value:.2f} [{overall.low:.2f}, {overall.high:.2f}]" if overall else "no verdict"
+        first = self.accuracy or self.criteria.get(OVERALL)
+        return figure(first, share=self.accuracy is not None) if first else "no verdict"
+
+
+def figure(estimate: Estimate, share: bool) -> str:
+    """An estimate with its interval, as a share of 100 % or as a score."""
+    form = ".1%" if share else ".2f"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 RESULT = TypeAdapter(Result)

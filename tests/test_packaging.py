@@ -19,9 +19,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "meteor_agents"
 LINKED = ("backends", "cli", "configs", "prompts")
-CORE_FILES = sorted(path for folder in (CORE, CORE / "verifiers") for path in folder.glob("*.py"))
+CORE_FILES = sorted(path for folder in (CORE, CORE / "verifiers", CORE / "report") for path in folder.glob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aiohttp", "numpy"}
+HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aiohttp", "numpy", "plotly", "rapidfuzz"}
 """What only some commands need, and what would make each of them slow."""
 
 CORE_MAY_IMPORT = {"pydantic", "jinja2"}

@@ -155,7 +155,7 @@ def held_out_traces(records: Records, contents: Contents) -> Iterator[dict[str, 
                 "stage": f"held out: {held.name}",
                 "id": id_,
                 "outcome": _outcome(list(replies.values())[-1]),
-                "tries": len(replies),
+                "tries": 1,
                 "question": prompts.get(id_, id_),
                 "messages": [message for pair in said for message in pair],
             }

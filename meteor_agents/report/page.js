@@ -56,11 +56,11 @@ function drawChart(place, chart) {
     ...chart.layout,
     xaxis: { ...axis, ...chart.layout.xaxis },
     yaxis: { ...axis, ...chart.layout.yaxis },
-    margin: { l: 46, r: 12, t: 14, b: 36 },
+    margin: { l: 46, r: 12, t: 38, b: 36 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 12.5, color: variable("--ink") },
-    legend: { orientation: "h", y: -0.16 },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     showlegend: chart.layout.showlegend ?? chart.data.length > 1,
     bargap: 0.28,
     hoverlabel: { font: { family: "system-ui, sans-serif" } },
@@ -146,7 +146,8 @@ function fill() {
 function rowOf(at) {
   const trace = state.all[state.found[at]];
   const row = element("div", "row", element("span", "asked", trace.question.slice(0, 160)),
-    element("span", "meta", tag(trace.outcome), trace.stage, trace.tries > 1 ? `${trace.tries} tries` : null));
+    element("span", "meta", tag(trace.outcome), element("span", "", trace.stage),
+      trace.tries > 1 ? element("span", "", `${trace.tries} tries`) : null));
   row.id = "row-" + at;
   row.dataset.at = at;
   row.style.top = at * ROW + "px";

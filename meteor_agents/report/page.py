@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from meteor_agents.errors import UsageError
 from meteor_agents.store import Records
@@ -82,8 +81,8 @@ def _page(contents: Contents, traces: list[dict[str, Any]], left_out: int, name:
 SECTIONS = ("results", "stages", "cost", "trust")
 
 
-def _own(name: str) -> Markup:
-    return Markup((HERE / name).read_text(encoding="utf-8"))
+def _own(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _packed(text: str) -> str:
