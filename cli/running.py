@@ -102,17 +102,20 @@ async def _run(
                 directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
                 await announce(stage, request.limit, pipeline)
                 servers = {id(line.server): line.server for line in tally.limited.values()}
-                _collect_rarely()
+                _collect_rarely(pipeline.window().most)
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
                     await STAGES[stage](pipeline)
         observer.on_event(tally.progress())
 
 
-def _collect_rarely() -> None:
-    """What is here now stays: the garbage collector need not look at it with every few hundred calls."""
+def _collect_rarely(conversations: int) -> None:
+    """What is here now stays, and what the conversations hold is no garbage: the collector need not look at it again and again.
+
+    It stopped a run of a thousand conversations for 30 ms at a time, and found nothing.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(max(20_000, 100 * conversations), 20, 50)
 
 
 @asynccontextmanager
