@@ -109,7 +109,7 @@ async def _run(
 
 
 def _collect_rarely(conversations: int) -> None:
-    """What is here now stays, and what the conversations hold is no garbage: the collector need not look at it again and again.
+    """What is here now stays, and what conversations hold is no garbage: the collector need not look at it all the time.
 
     It stopped a run of a thousand conversations for 30 ms at a time, and found nothing.
     """
