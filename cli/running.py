@@ -126,17 +126,20 @@ async def _run(
                 Inputs(directory.path).keep(settings, base, pipeline.templates, pipeline.questions.heldout)
                 await announce(stage, request.limit, pipeline)
                 servers = {id(line.server): line.server for line in tally.limited.values()}
-                _collect_rarely()
+                _collect_rarely(pipeline.window().most)
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
                     await work(pipeline)
         observer.on_event(tally.progress())
 
 
-def _collect_rarely() -> None:
-    """What is here now stays: the garbage collector need not look at it with every few hundred calls."""
+def _collect_rarely(conversations: int) -> None:
+    """What is here now stays, and what conversations hold is no garbage: the collector need not look at it all the time.
+
+    It stopped a run of a thousand conversations for 30 ms at a time, and found nothing.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(max(20_000, 100 * conversations), 20, 50)
 
 
 @asynccontextmanager
