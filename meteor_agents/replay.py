@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ from .settings import ModelSettings, Settings, decoding
 from .store import Records
 from .traces import Outcome, Trace
 
+FIGURES = "(figures)"
+"""In the place of a question's id: the metrics of a whole evaluation."""
 SHOWN = 60
 """Characters of a differing text that an explanation quotes."""
 
@@ -200,7 +202,7 @@ class Replay:
                 held.append(await self._compare(evaluation, self._judge))
         return held
 
-    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> Any:
+    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
         results: list[Result] = []
         for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
@@ -216,7 +218,7 @@ class Replay:
             yield held
         if only is None and len(results) + evaluation.metrics["failed"] == evaluation.metrics["questions"]:
             metrics = summarise(results, asked=evaluation.metrics["questions"]).model_dump(mode="json")
-            yield Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(metrics)))
+            yield Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(metrics)))
 
     async def _examine(self, stage: str, question: Question, recorded: Result) -> tuple[Result | None, Held]:
         self._speaker.begin([recorded.attempt.weights])
@@ -242,7 +244,7 @@ class Replay:
         except ModelError as error:
             return Held(stage, id_, str(error))
         shares = summarise_comparison(found).model_dump(mode="json")
-        return Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(shares)))
+        return Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(shares)))
 
 
 PAIRWISE = ": pairwise against base"
@@ -260,7 +262,10 @@ class _Evaluation(NamedTuple):
 def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
     """One a checkpoint and held-out set, in the order they were made."""
     rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {(row[0], row[1]): _Evaluation(*row[:4], json.loads(row[4])) for row in rows}
+    newest = {
+        (checkpoint, heldout): _Evaluation(checkpoint, heldout, recipe, label, json.loads(metrics))
+        for checkpoint, heldout, recipe, label, metrics in rows
+    }
     return newest.values()
 
 
@@ -294,5 +299,6 @@ def totals(held: Iterable[Held]) -> Iterator[tuple[str, int, int, int]]:
     counts: dict[str, Counter[str]] = {}
     for one in held:
         count = counts.setdefault(one.stage, Counter())
-        count.update(all=1, differ=bool(one.difference), silent=one.silent)
+        if one.question_id != FIGURES:
+            count.update(all=1, differ=bool(one.difference), silent=one.silent)
     return ((stage, count["all"], count["differ"], count["silent"]) for stage, count in counts.items())
