@@ -235,7 +235,7 @@ class Replay:
         heldout = evaluation.heldout.removesuffix(PAIRWISE)
         recipe, lineage = evaluation.recipe, self._records.lineage()
         ends = [self._records.scores(v, heldout, recipe) for v in (lineage.get(BASE, ""), evaluation.checkpoint)]
-        found = []
+        found, id_ = [], FIGURES
         try:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
