@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from meteor_agents.agents import ModelJudge, Occasion, Voice
 from meteor_agents.backends.registry import base_checkpoint, trains_here
@@ -192,7 +193,7 @@ async def _verdict(
     return Finding("verdicts", f"can be read ({verdict.status} on a reference, in {seconds:.2f} s)")
 
 
-async def _as_student(settings: Settings, student: object) -> Any:
+async def _as_student(settings: Settings, student: object) -> AsyncIterator[Finding]:
     try:
         check_strategies(settings, student)
     except SettingsError as error:
@@ -214,7 +215,7 @@ async def _as_student(settings: Settings, student: object) -> Any:
             yield Finding("weights", f"can be replaced: its own loaded in {time.monotonic() - started:.2f} s")
 
 
-def _template(folder: Any) -> Iterator[Finding]:
+def _template(folder: Path) -> Iterator[Finding]:
     """What training and inference make of messages. Nothing where transformers is not installed."""
     try:
         from transformers import AutoTokenizer

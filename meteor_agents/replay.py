@@ -32,6 +32,8 @@ from .strategies import open_strategy
 from .traces import Outcome, Trace
 from .training import Checkpoint
 
+FIGURES = "(figures)"
+"""In the place of a question's id: the metrics of a whole evaluation."""
 SHOWN = 60
 """Characters of a differing text that an explanation quotes."""
 
@@ -224,7 +226,7 @@ class Replay:
         if only is None and len(results) + evaluation.metrics["failed"] == evaluation.metrics["questions"]:
             metrics = summarise(results, asked=evaluation.metrics["questions"], near_training=self._near(evaluation))
             found = metrics.model_dump(mode="json")
-            yield Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(found)))
+            yield Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(found)))
 
     def _near(self, evaluation: _Evaluation) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
@@ -246,7 +248,7 @@ class Replay:
         stage = f"evaluate pairwise: {heldout} against {before}"
         recipe, versions = evaluation.recipe, {**self._records.meta(RIVALS, {}), **self._records.lineage()}
         ends = [self._records.scores(v, heldout, recipe) for v in (versions.get(before, ""), evaluation.checkpoint)]
-        found = []
+        found, id_ = [], FIGURES
         try:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
@@ -255,7 +257,7 @@ class Replay:
         except ModelError as error:
             return Held(stage, id_, str(error))
         shares = summarise_comparison(found).model_dump(mode="json")
-        return Held(stage, "(figures)", _changed(_rounded(evaluation.metrics), _rounded(shares)))
+        return Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(shares)))
 
 
 class _Evaluation(NamedTuple):
@@ -269,7 +271,10 @@ class _Evaluation(NamedTuple):
 def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
     """One a checkpoint and held-out set, in the order they were made."""
     rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {(row[0], row[1]): _Evaluation(row[0], row[1], row[2], row[3], json.loads(row[4])) for row in rows}
+    newest = {
+        (checkpoint, heldout): _Evaluation(checkpoint, heldout, recipe, label, json.loads(metrics))
+        for checkpoint, heldout, recipe, label, metrics in rows
+    }
     return newest.values()
 
 
@@ -311,5 +316,6 @@ def totals(held: Iterable[Held]) -> Iterator[tuple[str, int, int, int]]:
     counts: dict[str, Counter[str]] = {}
     for one in held:
         count = counts.setdefault(one.stage, Counter())
-        count.update(all=1, differ=bool(one.difference), silent=one.silent)
+        if one.question_id != FIGURES:
+            count.update(all=1, differ=bool(one.difference), silent=one.silent)
     return ((stage, count["all"], count["differ"], count["silent"]) for stage, count in counts.items())
