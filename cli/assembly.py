@@ -14,6 +14,7 @@ from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.registry import (
     Surroundings,
     base_checkpoint,
+    check_chat,
     check_trainable,
     costs_money,
     open_model,
@@ -213,6 +214,8 @@ async def open_pipeline(
     questions = open_questions(settings, limit=wanted.limit, observer=observer, records=store)
     if wanted.train:
         check_trainable(settings.student)
+        if settings.refine.in_one_chat:
+            check_chat(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
     budget = Budget(store, usd=settings.budget.usd, tokens=settings.budget.tokens)
     untrained = base_checkpoint(settings.student)
