@@ -60,7 +60,7 @@ def pairwise_loss(
     """The loss that the settings name, plus `nll` times the chosen replies' own negative log-likelihood per token.
 
     The second term keeps what is preferred likely, where a difference alone could grow by both replies becoming
-    unlikely (arXiv 2404.19733, eq. 1). `divergence` is KTO's z0; `total` counts pairs.
+    unlikely (arXiv 2404.19733). `divergence` is KTO's z0; `total` counts pairs.
     """
     values = _values(loss, chosen, rejected, divergence)
     return (values - loss.nll * chosen.mean).sum() / (len(values) if total is None else total)
@@ -124,7 +124,7 @@ def dpo(chosen_ratios: Tensor, rejected_ratios: Tensor, beta: float, label_smoot
 
 
 def rdpo(chosen_ratios: Tensor, rejected_ratios: Tensor, beta: float, label_smoothing: float) -> Tensor:
-    """Robust DPO (arXiv 2403.00409, eq. 12), whose expectation under a share e of flipped pairs is DPO without any.
+    """Robust DPO (arXiv 2403.00409), whose expectation under a share e of flipped pairs is DPO without any.
 
     (-(1 - e) log s(m) + e log s(-m)) / (1 - 2 e)    with m as in `dpo`, e = `label_smoothing` below 1/2
     """
@@ -146,7 +146,7 @@ def ipo(
 
 
 def kto(chosen_ratios: Tensor, rejected_ratios: Tensor, divergence: float, beta: float) -> Tensor:
-    """Kahneman-Tversky optimisation (arXiv 2402.01306, eq. 8), with both replies of a pair judged on their own.
+    """Kahneman-Tversky optimisation (arXiv 2402.01306), with both replies of a pair judged on their own.
 
         ((1 - s(beta (r(w) - z0))) + (1 - s(beta (z0 - r(l))))) / 2
 

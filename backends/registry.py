@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from meteor_agents.backends.checkpoint_folder import missing_parts
 from meteor_agents.backends.reference import NAME as REFERENCE
-from meteor_agents.errors import SettingsError
-from meteor_agents.models import ChatModel
+from meteor_agents.errors import RefusedCallError, SettingsError
+from meteor_agents.models import ChatMessage, ChatModel
 from meteor_agents.settings import STAGES_THAT_TRAIN, ModelSettings, Settings
 from meteor_agents.training import Checkpoint, Trainer
 
@@ -156,6 +156,27 @@ def check_trainable(settings: ModelSettings) -> None:
         )
     if missing := missing_parts(folder):
         raise SettingsError(f"student.model: training cannot start from {folder}: it lacks {', '.join(missing)}")
+
+
+def check_chat(settings: ModelSettings) -> None:
+    """What is learned from chats is learned as it was said. Raises `SettingsError` where the chat template prevents that."""
+    from transformers import AutoTokenizer
+
+    from meteor_agents.backends.chat_template import conversation_ids
+
+    said = [ChatMessage(role=role, content=content) for role, content in _A_CHAT]
+    try:
+        conversation_ids(AutoTokenizer.from_pretrained(base_checkpoint(settings).path), said)
+    except RefusedCallError as error:
+        raise SettingsError(f"refine.conversion: {error}") from error
+
+
+_A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
+    ("user", "One plus two?"),
+    ("assistant", "Four."),
+    ("user", "No."),
+    ("assistant", "Three."),
+)
 
 
 def trains_here(settings: ModelSettings) -> bool:

@@ -15,6 +15,7 @@ from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.registry import (
     Surroundings,
     base_checkpoint,
+    check_chat,
     check_trainable,
     costs_money,
     open_model,
@@ -237,6 +238,8 @@ async def open_pipeline(
     labels = read_labels(settings.evaluate.human) if settings.evaluate.human else []
     if wanted.train:
         check_trainable(settings.student)
+        if settings.refine.in_one_chat:
+            check_chat(settings.student)
     trainer = open_trainer(settings) if wanted.train else None
     if trainer is not None:
         closing.push_async_callback(trainer.aclose)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from meteor_agents.backends.reference import NAME as REFERENCE
-from meteor_agents.backends.registry import check_trainable, open_trainer, trains_here
+from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer, trains_here
 from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_templates, with_overlaps
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.cli.evaluators import EVALUATED
@@ -80,6 +80,8 @@ def _check_training(settings: Settings) -> str:
     if not trains_here(settings.student):
         return f"training: none; a student of the backend {settings.student.backend} only converses (--no-train)"
     check_trainable(settings.student)
+    if settings.refine.in_one_chat:
+        check_chat(settings.student)
     open_trainer(settings)
     return f"training: {settings.training.backend} is installed, its configuration and the student's folder can be used"
 

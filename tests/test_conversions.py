@@ -29,7 +29,7 @@ from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.templates import Templates
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.training import Conversation, Example, PairwiseLoss, PreferencePair, Row
 from meteor_agents.verifiers import open_verifier
 from tests.test_pipeline import Events, FolderTrainer, Learner, Run, settings
 from tests.tiny_model import real_tokenizer
@@ -254,6 +254,23 @@ def test_settings_that_do_not_fit_together_are_refused(refine: dict[str, Any], s
         settings(refine=refine)
 
 
+def test_losses_parameters_come_from_the_settings_or_are_the_losss_own() -> None:
+    stage = settings(self_train={"loss": "kto", "beta": 0.3, "length_desensitise": 0.5}).self_train
+    assert stage.pairwise == PairwiseLoss(name="kto", beta=0.3, length_desensitise=0.5)
+    assert settings(self_train={"loss": "simpo"}).self_train.pairwise == PairwiseLoss(name="simpo", beta=2, margin=1)
+
+
+def test_student_whose_template_rewrites_chats_is_refused_before_the_run(tokenizer: Any, tmp_path: Path) -> None:
+    from meteor_agents.backends.registry import check_chat
+    from meteor_agents.settings import StudentSettings
+
+    tokenizer.save_pretrained(tmp_path / "keeps")
+    rewriting(tokenizer).save_pretrained(tmp_path / "rewrites")
+    check_chat(StudentSettings(backend="transformers", model=str(tmp_path / "keeps")))
+    with pytest.raises(SettingsError, match=r"^refine\.conversion: the chat template of .* rewrites earlier turns"):
+        check_chat(StudentSettings(backend="transformers", model=str(tmp_path / "rewrites")))
+
+
 # The tokens
 
 CHAT = (
@@ -308,6 +325,12 @@ def with_template(tokenizer: Any, assistant: str) -> Any:
     return other
 
 
+def rewriting(tokenizer: Any) -> Any:
+    return with_template(
+        tokenizer, "<|im_start|>assistant\n{% if loop.last %}{{ m.content }}{% else %}(said){% endif %}<|im_end|>\n"
+    )
+
+
 def test_template_that_trims_replies_is_followed(tokenizer: Any) -> None:
     trims = with_template(tokenizer, "<|im_start|>assistant\n{{ m.content | trim }}<|im_end|>\n")
     spaced = [m.model_copy(update={"content": f" {m.content}\n"}) if m.role == "assistant" else m for m in CHAT]
@@ -317,11 +340,8 @@ def test_template_that_trims_replies_is_followed(tokenizer: Any) -> None:
 
 
 def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
-    rewrites = with_template(
-        tokenizer, "<|im_start|>assistant\n{% if loop.last %}{{ m.content }}{% else %}(said){% endif %}<|im_end|>\n"
-    )
     with pytest.raises(RefusedCallError, match="rewrites earlier turns"):
-        conversation_ids(rewrites, CHAT)
+        conversation_ids(rewriting(tokenizer), CHAT)
 
 
 def test_chats_and_examples_are_encoded_together(tokenizer: Any) -> None:
