@@ -54,7 +54,9 @@ class Recipes:
         return self._recipe(FINETUNE, base)
 
     def refine(self, entered: Checkpoint, *, trains: bool) -> str:
-        training = self._settings.training.model_dump(mode="json", exclude={"tensorboard"}) if trains else None
+        training = (
+            self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
+        )
         options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
         return self._recipe(REFINE, entered, **options, base_training=training)
 

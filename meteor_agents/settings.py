@@ -341,7 +341,12 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             "prompts": PromptsSettings(dir=base / settings.prompts.dir) if settings.prompts.dir else settings.prompts,
             **{role: _with_absolute_model(getattr(settings, role), base) for role in ROLES},
             **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in STAGES_THAT_TRAIN},
-            "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
+            "training": training.model_copy(
+                update={
+                    "config": _absolute_config(training.config, base),
+                    "hostfile": base / training.hostfile if training.hostfile else None,
+                }
+            ),
         }
     )
 
