@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from meteor_agents.backends.hostfile import read_hostfile
 from meteor_agents.errors import SettingsError
 from meteor_agents.training import TrainingSettings
 
@@ -17,6 +18,12 @@ _OURS = ("optimizer", "scheduler")
 def check_training(settings: TrainingSettings) -> None:
     """Whatever can be known to fail before anything is started. Raises `SettingsError`."""
     load_config(settings.config)
+    if settings.hostfile is not None:
+        slots = sum(read_hostfile(settings.hostfile).values())
+        if settings.processes != slots:
+            raise SettingsError(
+                f"training.processes is {settings.processes}, but {settings.hostfile} has {slots} slots; make them equal"
+            )
     if settings.tensorboard and find_spec("tensorboard") is None:
         raise SettingsError(
             "training.tensorboard: the package tensorboard is not installed; pip install tensorboard, or leave it out"
@@ -40,6 +47,10 @@ def load_config(name: str) -> dict[str, Any]:
         raise SettingsError(f"training.config {name}: {malformed}") from malformed
     if not isinstance(config, dict):
         raise SettingsError(f"training.config {name}: expected one JSON object")
+    if (config.get("zero_optimization") or {}).get("stage") not in (1, 2, 3):
+        raise SettingsError(
+            f"training.config {name}: zero_optimization.stage must be 1, 2 or 3, whose float32 masters are the result"
+        )
     for key in _OURS:
         if key in config:
             raise SettingsError(

@@ -14,6 +14,7 @@ from typing import Any
 from meteor_agents.backends.checkpoint_folder import damaged_weights, missing_parts, publish
 from meteor_agents.backends.deepspeed_config import load_config
 from meteor_agents.backends.freed_memory import give_back_freed_memory
+from meteor_agents.backends.hostfile import read_hostfile
 from meteor_agents.backends.training_processes import TrainingProcesses
 from meteor_agents.backends.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import MissingExtraError, TrainingError
@@ -92,11 +93,13 @@ class DeepSpeedTrainer:
 
     async def _ready(self, job: TrainingJob, log: Path, on_event: Callable[[Event], None]) -> TrainingProcesses:
         """The processes that are there, or new ones."""
-        ranks = job.settings.processes
-        if self._processes is None or self._processes.ranks != ranks or not self._processes.running:
+        file, ranks = job.settings.hostfile, job.settings.processes
+        hosts = {"localhost": ranks} if file is None else await asyncio.to_thread(read_hostfile, file)
+        if self._processes is None or self._processes.hosts != hosts or not self._processes.running:
             await self.aclose()
-            self._processes = await TrainingProcesses.start(self._python, ranks, log.parent)
-            on_event(TrainingNote(job.name, f"started {ranks} process(es); log: {self._processes.log}"))
+            self._processes = await TrainingProcesses.start(self._python, hosts, log.parent)
+            where = f" on {len(hosts)} machines" if len(hosts) > 1 else ""
+            on_event(TrainingNote(job.name, f"started {ranks} process(es){where}; log: {self._processes.log}"))
         return self._processes
 
     async def _fail(self, work: WorkFolder, log: Path) -> None:

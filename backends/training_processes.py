@@ -7,13 +7,16 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import meteor_agents
 from meteor_agents.backends import GOMP_SPINCOUNT
@@ -33,35 +36,45 @@ _KEPT_VARIABLES = re.compile(
 
 
 class TrainingProcesses:
-    """So many ranks on this machine. They read jobs from a file of orders and write into each job's own folder."""
+    """So many ranks, by host. They read jobs from a file of orders and write into each job's own folder.
 
-    def __init__(self, process: Process, ranks: int, orders: Path, log: Path) -> None:
-        self._process = process
+    The first host is this machine. On the others a launcher is started through ssh; its ranks end when rank 0 is gone.
+    """
+
+    def __init__(self, launchers: list[Process], hosts: dict[str, int], orders: Path, log: Path) -> None:
+        self._launchers = launchers
         self._orders = orders
-        self.ranks = ranks
+        self.hosts = hosts
         self.log = log
 
     @classmethod
-    async def start(cls, python: str, ranks: int, folder: Path) -> TrainingProcesses:
+    async def start(cls, python: str, hosts: dict[str, int], folder: Path) -> TrainingProcesses:
         """Their log is `folder`/trainer.log."""
         orders = await asyncio.to_thread(_empty_orders, folder)
-        environment = _environment(ranks)
+        first, *others = hosts
+        environment = _environment(hosts[first], alone=not others)
+        world = _world(hosts, environment)
+        address = f"{first if others else '127.0.0.1'}:{_free_port()}"
+        commands = [_command(python, orders, world, address, node) for node in range(len(hosts))]
         log = folder / "trainer.log"
+        found = cls([], hosts, orders, log)
         with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *_command(python, orders, ranks, environment),
-                stdin=PIPE,
-                stdout=output,
-                stderr=STDOUT,
-                cwd=orders.parent,
-                env=environment,
-                start_new_session=True,
-            )
-        return cls(process, ranks, orders, log)
+            for command in (commands[0], *map(partial(_over_ssh, environment), others, commands[1:])):
+                launcher = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=PIPE,
+                    stdout=output,
+                    stderr=STDOUT,
+                    cwd=orders.parent,
+                    env=environment,
+                    start_new_session=True,
+                )
+                found._launchers.append(launcher)
+        return found
 
     @property
     def running(self) -> bool:
-        return self._process.returncode is None
+        return all(launcher.returncode is None for launcher in self._launchers)
 
     def order(self, work: WorkFolder) -> None:
         """Have this job done; what comes of it is written to its folder."""
@@ -69,30 +82,41 @@ class TrainingProcesses:
             file.write(json.dumps({"order": str(work.path)}) + "\n")
 
     async def exited(self, within_s: float) -> bool:
+        """Whether a launcher has ended by then."""
+        waits = [asyncio.ensure_future(launcher.wait()) for launcher in self._launchers]
         try:
-            async with asyncio.timeout(within_s):
-                await self._process.wait()
-        except TimeoutError:
-            return False
-        return True
+            done, _ = await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+            return bool(done)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def end(self) -> int:
-        """All processes of the launcher's group, gracefully first; when it failed, its ranks may outlive it."""
+        """All processes of the launchers' groups, gracefully first; when one failed, its ranks may outlive it.
+
+        Returns the first launcher's exit code, or that of another which had ended.
+        """
+        codes = [launcher.returncode for launcher in self._launchers]
         try:
             if self.running:
                 self._signal(signal.SIGTERM)
-                await self.exited(GRACE_S)
+                async with asyncio.timeout(GRACE_S):
+                    await asyncio.gather(*(launcher.wait() for launcher in self._launchers))
+        except TimeoutError:
+            pass
         finally:
             self._signal(signal.SIGKILL)
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            await self._process.wait()
+            for launcher in self._launchers:
+                if launcher.stdin is not None:
+                    launcher.stdin.close()
+                await launcher.wait()
             shutil.rmtree(self._orders.parent, ignore_errors=True)
-        return self._process.returncode or 0
+        return next((code for code in codes if code is not None), self._launchers[0].returncode or 0)
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+        for launcher in self._launchers:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(launcher.pid, number)
 
 
 def _empty_orders(folder: Path) -> Path:
@@ -102,16 +126,34 @@ def _empty_orders(folder: Path) -> Path:
     return home / "orders.jsonl"
 
 
-def _command(python: str, orders: Path, ranks: int, environment: dict[str, str]) -> list[str]:
-    """The launcher of one node, as `deepspeed` itself would start it after reading its hostfile."""
+def _world(hosts: dict[str, int], environment: dict[str, str]) -> str:
+    """Which devices of which host, as DeepSpeed's launcher reads it."""
+    first = next(iter(hosts))
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else list(range(ranks))
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
+    devices: dict[str, list[Any]] = {host: list(range(slots)) for host, slots in hosts.items()}
+    if visible:
+        devices[first] = visible.split(",")
+    return base64.urlsafe_b64encode(json.dumps(devices).encode()).decode()
+
+
+def _command(python: str, orders: Path, world: str, address: str, node: int) -> list[str]:
+    """The launcher of one node, as `deepspeed` itself would start it after reading its hostfile."""
+    host, port = address.split(":")
     return [
-        *(python, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--node_rank=0"),
-        *("--master_addr=127.0.0.1", f"--master_port={_free_port()}", "--no_local_rank"),
+        *(python, "-m", "deepspeed.launcher.launch", f"--world_info={world}", f"--node_rank={node}"),
+        *(f"--master_addr={host}", f"--master_port={port}", "--no_local_rank"),
         *("--module", "meteor_agents.backends.training_worker", "--orders", str(orders)),
     ]
+
+
+def _over_ssh(environment: dict[str, str], host: str, command: list[str]) -> list[str]:
+    """The same on another machine, with what of our environment is not about this one."""
+    passed = {k: v for k, v in environment.items() if k not in _OF_THIS_MACHINE and k != PIPE_VARIABLE}
+    assigned = [f"{name}={value}" for name, value in passed.items()]
+    return ["ssh", "-o", "BatchMode=yes", host, shlex.join(["env", *assigned, *command])]
+
+
+_OF_THIS_MACHINE = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP", "TMP", "CUDA_VISIBLE_DEVICES"}
 
 
 def _free_port() -> int:
@@ -120,7 +162,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(ranks: int) -> dict[str, str]:
+def _environment(ranks: int, *, alone: bool) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if _KEPT_VARIABLES.fullmatch(name)}
     threads = max(1, _usable_cpus() // ranks)
     ours = {
@@ -136,7 +178,7 @@ def _environment(ranks: int) -> dict[str, str]:
     }
     if _certainly_no_accelerator():
         kept.pop("CUDA_VISIBLE_DEVICES", None)
-        ours |= {"DS_ACCELERATOR": "cpu"} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+        ours |= {"DS_ACCELERATOR": "cpu"} | ({"GLOO_SOCKET_IFNAME": "lo"} if alone and sys.platform == "linux" else {})
     elif visible := kept.get("CUDA_VISIBLE_DEVICES"):
         ours["CUDA_VISIBLE_DEVICES"] = _first_devices(visible, ranks)
     return kept | ours

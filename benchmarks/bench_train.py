@@ -1,8 +1,9 @@
 """Training beside TRL's SFTTrainer: tokens/s and peak memory on the quickstart's model, rows and settings.
 
-    python benchmarks/bench_train.py [ours] [packed] [trl] [trl-packing] [trl-tuned] [updates]
+    python benchmarks/bench_train.py [ours] [packed] [checkpointed] [trl] [trl-packing] [trl-tuned] [updates]
 
-Each contender trains the same rows in a process of its own, one after the other, for one epoch in batches of 8. `trl` is
+Each contender trains the same rows in a process of its own, one after the other, for one epoch in batches of 8. `packed` and
+`checkpointed` are ours with `training.packing` and with `training.gradient_checkpointing`. `trl` is
 SFTTrainer as it comes, with its own defaults (gradient checkpointing, bfloat16 autocast over float32 weights);
 `trl-packing` has `packing=True` too, with rows of the quickstart's max_length; `trl-tuned` is TRL without gradient
 checkpointing, in the number format that we pick. Tokens are those of the rows, without padding; the first step, in which
@@ -25,7 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-CONTENDERS = ("ours", "packed", "trl", "trl-packing", "trl-tuned", "updates")
+CONTENDERS = ("ours", "packed", "checkpointed", "trl", "trl-packing", "trl-tuned", "updates")
+OURS = ("ours", "packed", "checkpointed")
 BATCH, MAX_LENGTH, RATE = 8, 256, 1e-4
 
 
@@ -42,14 +44,14 @@ def main() -> None:
         parser.error(f"no such contender: {', '.join(sorted(unknown))}")
     model = given.model or _fetched()
     if given.one:
-        run = {"updates": _updates, "ours": _ours, "packed": _ours}.get(given.one, _trl)
+        run = {"updates": _updates, **dict.fromkeys(OURS, _ours)}.get(given.one, _trl)
         print(json.dumps(run(given.one, model, given.rows)))
         return
     found: dict[str, dict[str, Any]] = {}
     for name in given.contenders or CONTENDERS:
         found[name] = _measured(name, model, given.rows)
         print(_line(name, found[name]), flush=True)
-    for ours in ("ours", "packed"):
+    for ours in OURS:
         for theirs in ("trl", "trl-packing", "trl-tuned"):
             if ours in found and theirs in found:
                 ratio = found[ours]["tokens_per_s"] / found[theirs]["tokens_per_s"]
@@ -61,7 +63,7 @@ def _measured(name: str, model: Path, rows: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--one", name, "--model", str(model), "--rows", str(rows)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-        ours = name in ("ours", "packed", "updates")
+        ours = name in (*OURS, "updates")
         peak = _Peak(process.pid, without_root=ours)
         output, _ = process.communicate()
         peak.stop()
@@ -176,6 +178,7 @@ def _ours(name: str, model: Path, count: int) -> dict[str, Any]:
             micro_batch_size=BATCH,
             max_length=MAX_LENGTH,
             packing=name == "packed",
+            gradient_checkpointing=name == "checkpointed",
         ),
     )
 

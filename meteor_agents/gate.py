@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from .evaluation import Result
 from .messages import Status
@@ -14,12 +15,35 @@ SIGNIFICANCE = 0.05
 """One-sided level of the sign test at which a candidate counts as worse."""
 
 
+SPEAKING_FILES = (
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""Of a checkpoint: what decides a prompt's bytes, its tokens, and the tokens that end a reply."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Whether a new student takes the old one's place, and why."""
 
     promoted: bool
     reason: str
+
+
+def speaks_unlike(start: Path, candidate: Path) -> str | None:
+    """Which file would have the candidate read prompts or end replies otherwise than it was trained; None: none."""
+    for name in SPEAKING_FILES:
+        trained, served = ((folder / name) for folder in (start, candidate))
+        if trained.exists() != served.exists() or (trained.exists() and trained.read_bytes() != served.read_bytes()):
+            return f"{name} is not that of {start.name}, with which it was trained"
+    return None
 
 
 def judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> Gate:

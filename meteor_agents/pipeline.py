@@ -33,7 +33,7 @@ from .events import (
     TrainingNote,
     UpdateFinished,
 )
-from .gate import GATE, Gate, judge_candidate
+from .gate import GATE, Gate, judge_candidate, speaks_unlike
 from .measurement import Evaluators, Measurement, each
 from .messages import Question, Status
 from .models import FreesMemory, LoadsWeights
@@ -266,7 +266,7 @@ class Pipeline:
                         await self.cast.student_server.free_memory()
                     report = await self.trainer.train(job, folder, self.observer.on_event)
                 async with calls.only(GATE):
-                    gate = await self._gate(candidate, before, current)
+                    gate = await self._gate(candidate, job.start, before, current)
             except NothingToTrainError as error:
                 gate = Gate(False, str(error))
         await self.store.add_round(
@@ -307,8 +307,12 @@ class Pipeline:
         if gone:
             self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))
 
-    async def _gate(self, candidate: Checkpoint, before: dict[str, Result], current: Checkpoint) -> Gate:
+    async def _gate(
+        self, candidate: Checkpoint, start: Checkpoint, before: dict[str, Result], current: Checkpoint
+    ) -> Gate:
         """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
+        if unlike := await asyncio.to_thread(speaks_unlike, start.path, candidate.path):
+            return Gate(False, unlike)
         try:
             await self.serve(candidate)
             gate = judge_candidate(before, await self.gate_results(), free=self.cast.judge.free)

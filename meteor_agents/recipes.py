@@ -55,7 +55,9 @@ class Recipes:
         return self._recipe(FINETUNE, base, **({"own_rows": own_rows} if own_rows else {}))
 
     def refine(self, entered: Checkpoint, *, trains: bool) -> str:
-        training = self._settings.training.model_dump(mode="json", exclude={"tensorboard"}) if trains else None
+        training = (
+            self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
+        )
         options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
         if self._settings.refine.in_one_chat:
             options["feedback"] = self._prompt_hashes["student_feedback"]

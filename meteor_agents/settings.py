@@ -521,7 +521,12 @@ def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
             **{role: _with_absolute_model(getattr(settings, role), base) for role in ROLES},
             **{stage: _with_absolute_config(getattr(settings, stage), base) for stage in ("distill", "refine")},
             "self_train": _with_absolute_contrast(settings.self_train, base),
-            "training": training.model_copy(update={"config": _absolute_config(training.config, base)}),
+            "training": training.model_copy(
+                update={
+                    "config": _absolute_config(training.config, base),
+                    "hostfile": base / training.hostfile if training.hostfile else None,
+                }
+            ),
             "evaluate": _with_absolute_evaluation(settings.evaluate, base),
         }
     )

@@ -90,7 +90,9 @@ class TrainingSettings(_Value):
     """A DeepSpeed preset of configs/deepspeed (zero1, zero2, zero3, zero2-offload, zero3-offload) or a JSON file
     (a path relative to the settings file)."""
     processes: int = Field(default=1, ge=1)
-    """Ranks on this machine (GPUs, or CPU processes)."""
+    """Ranks: GPUs, or CPU processes. All on this machine unless there is a hostfile, whose slots they then are."""
+    hostfile: Path | None = None
+    """Several machines, as DeepSpeed names them (`host slots=N`); this one comes first. See docs/scale-out.md."""
     learning_rate: float = Field(default=3e-5, gt=0)
     epochs: int = Field(default=3, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -200,7 +202,11 @@ class TrainingJob(_Value):
         return f"{self.name}-{self.hash()[:8]}"
 
     def hash(self) -> str:
-        settings = {"optimizer_state", "tensorboard"}  # of the first, what matters is in `carries_optimizer`
+        settings = {
+            "hostfile",
+            "optimizer_state",
+            "tensorboard",
+        }  # of the second, what matters is in `carries_optimizer`
         content = self.model_dump(
             mode="json", exclude={"start": {"path"}, "keeps_optimizer": True, "settings": settings}
         )

@@ -201,28 +201,68 @@ def test_incomplete_start_is_refused_before_anything_starts(train: Train, tmp_pa
     assert not (tmp_path / "new.log").exists()
 
 
-def test_full_fine_tuning_gives_the_same_on_one_and_two_ranks(base: Path, train: Train, tmp_path: Path) -> None:
+def two_machines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hostfile of two names of this machine; the second is reached by an ssh that only runs what it is told."""
+    ssh = folder / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\necho "$3" >> {folder}/reached\nexec sh -c "$4"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
+    hostfile = folder / "hostfile"
+    hostfile.write_text("127.0.0.1 slots=1\nlocalhost slots=1  # the same\n")
+    return hostfile
+
+
+def test_full_fine_tuning_gives_the_same_on_one_rank_and_on_two_of_two_launchers(
+    base: Path, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+
+    hostfile = two_machines(tmp_path, monkeypatch)
 
     too_long = Example(id="long", prompt=question(1), target="word " * 500)
     rows = (*examples(8), too_long)  # batches of 6 and 2, so that a rank is without rows at times
-    settings = {"epochs": 6, "dtype": "float32", "max_length": 128}
+    settings = {"epochs": 4, "dtype": "float32", "max_length": 128}
     one, events = train(sft(base, rows, **settings), tmp_path / "one")
-    two, others = train(sft(base, rows, processes=2, **settings), tmp_path / "two")
+    two, others = train(sft(base, rows, processes=2, hostfile=hostfile, **settings), tmp_path / "two")
+    assert (tmp_path / "reached").read_text() == "localhost\n"
 
     assert losses(events) == pytest.approx(losses(others), rel=1e-3)
-    assert losses(events)[-1] < losses(events)[0] - 1
-    assert (one.steps, one.rows_used, one.rows_too_long) == (12, 8, 1)
-    assert (two.steps, two.tokens, two.metrics["ranks"]) == (12, one.tokens, 2)
+    assert losses(events)[-1] < losses(events)[0] - 0.5
+    assert (one.steps, one.rows_used, one.rows_too_long) == (8, 8, 1)
+    assert (two.steps, two.tokens, two.metrics["ranks"]) == (8, one.tokens, 2)
     assert any(isinstance(event, TrainingNote) and "1 longer than 128 tokens" in event.text for event in events)
-    assert [event.step for event in events if isinstance(event, TrainingProgress)] == list(range(1, 13))
+    assert [event.step for event in events if isinstance(event, TrainingProgress)] == list(range(1, 9))
 
     before, after, other = weights(base), weights(tmp_path / "one"), weights(tmp_path / "two")
     assert before.keys() == after.keys()
     assert all(after[name].dtype == before[name].dtype == torch.float32 for name in before)
     assert all(not torch.equal(after[name], before[name]) for name in before)
     assert all(torch.allclose(after[name], other[name], atol=3e-3) for name in before)
-    assert names(tmp_path) == {"one", "one.log", "two", "two.log"}
+    assert names(tmp_path) == {"one", "one.log", "two", "two.log", "bin", "hostfile", "reached"}
+
+
+def test_every_preset_trains_to_the_same_weights_where_nothing_can_be_offloaded(
+    base: Path, train: Train, tmp_path: Path
+) -> None:
+    rows = examples(8)
+    _, plain = train(sft(base, rows, epochs=2, dtype="float32"), tmp_path / "zero2")
+    others: dict[str, dict[str, Any]] = {
+        "zero1": {"gradient_checkpointing": True},
+        "zero2-offload": {"packing": True},
+        "zero3-offload": {},
+        "zero3": {"gradient_checkpointing": True},
+    }
+    for config, more in others.items():
+        _, events = train(sft(base, rows, epochs=2, dtype="float32", config=config, **more), tmp_path / config)
+        assert losses(events) == pytest.approx(losses(plain), rel=1e-4), config
+        assert other_weights(tmp_path / "zero2", tmp_path / config, atol=1e-4) == [], config
+
+
+def test_half_precision_with_loss_scaling_learns_too(base: Path, train: Train, tmp_path: Path) -> None:
+    report, events = train(sft(base, examples(6), epochs=15, dtype="float16"), tmp_path / "new")
+    assert report.metrics["dtype"] == "float16"
+    assert losses(events)[-1] < 0.8 * losses(events)[0]
 
 
 def test_merged_adapters_lower_the_loss_of_the_written_checkpoint(base: Path, train: Train, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ class Run:
         self.events: Observer = Events()
         self.store: Callable[[Path], Store] = Store
         self.drain = Drain()
+        self.base = BASE
         self.judge_model: ScriptedModel | None = None
 
     def __call__(self, stage: Callable[[Pipeline], Any] = Pipeline.run) -> dict[str, Any]:
@@ -178,8 +179,8 @@ class Run:
             checkpoints=self.folder / "checkpoints",
             observer=observer,
             drain=self.drain,
-            base=BASE,
-            lineage={"base": BASE},
+            base=self.base,
+            lineage={"base": self.base},
         )
         await stage(pipeline)
 
@@ -330,6 +331,23 @@ def test_a_checkpoint_that_is_worse_is_not_promoted_and_the_run_goes_on_with_the
     assert second.start.version == finetune.version()
     assert isinstance(run.events, Events)
     assert any(isinstance(event, UpdateFinished) and not event.promoted for event in run.events.all)
+
+
+def test_a_checkpoint_that_would_read_prompts_otherwise_is_not_promoted(run: Run) -> None:
+    class Rewriting(FolderTrainer):
+        async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+            report = await super().train(job, folder, on_event)
+            text = "other" if job.name == "refine-002" else "same"
+            await asyncio.to_thread((folder / "chat_template.jinja").write_text, text)
+            return report
+
+    run.trainer = Rewriting()
+    run.base = Checkpoint(version="base", path=run.folder / "base")
+    run.base.path.mkdir(parents=True)
+    (run.base.path / "chat_template.jinja").write_text("same")
+    rounds = {r["round"]: r for r in run()["rounds"] if r["stage"] == "refine"}
+    assert [rounds[number]["promoted"] for number in (1, 2, 3)] == [True, False, True]
+    assert "chat_template.jinja is not that of refine-001" in rounds[2]["reason"]
 
 
 @pytest.mark.parametrize("job", ["finetune", "refine-002", "self-train-001"])

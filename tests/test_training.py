@@ -21,6 +21,7 @@ from meteor_agents.backends.chat_template import (
     prompt_text,
 )
 from meteor_agents.backends.deepspeed_config import check_training, job_config, load_config, offloads_optimizer
+from meteor_agents.backends.hostfile import read_hostfile
 from meteor_agents.backends.training_batches import (
     BatchPlan,
     EncodedRow,
@@ -390,13 +391,47 @@ def test_auto_in_a_users_file_means_deepspeeds_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [('{"optimizer": {"type": "Adam"}}', "sets 'optimizer'"), ("{", "mine.json"), ("[]", "one JSON object")],
+    [
+        ('{"zero_optimization": {"stage": 2}, "optimizer": {"type": "Adam"}}', "sets 'optimizer'"),
+        ("{", "mine.json"),
+        ("[]", "one JSON object"),
+        ('{"bf16": {"enabled": true}}', "stage must be 1, 2 or 3"),
+    ],
 )
 def test_unusable_config_file_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "mine.json"
     file.write_text(content)
     with pytest.raises(SettingsError, match=sentence):
         load_config(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("one slots=2\ntwo: 2\n", r"line 2: expected `host slots=N`, found 'two: 2'"),
+        ("one slots=0", "line 1"),
+        ("one slots=2\n\none slots=2", "line 3: one is named twice"),
+        ("# nobody\n", "names no host"),
+        ("one slots=2\ntwo slots=4", "processes is 1, but .* has 6 slots"),
+    ],
+)
+def test_unusable_hostfile_is_refused(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "hosts"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=sentence):
+        check_training(TrainingSettings(hostfile=file))
+
+
+def test_hostfile_gives_the_ranks_of_each_machine_in_its_order(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("# ours first\nworker-1 slots=8\n10.0.0.2 slots=4 # older\n")
+    assert list(read_hostfile(file).items()) == [("worker-1", 8), ("10.0.0.2", 4)]
+    check_training(TrainingSettings(hostfile=file, processes=12))
+
+
+def test_missing_hostfile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        check_training(TrainingSettings(hostfile=tmp_path / "none"))
 
 
 def test_unknown_config_is_refused_with_the_known_ones() -> None:
