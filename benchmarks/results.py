@@ -26,9 +26,10 @@ from typing import Any
 
 from meteor_agents.ablation import Arm, difference, rows
 from meteor_agents.cli.ablating import ARMS, FOLDER, FOUND
+from meteor_agents.cli.config_file import read_config
 from meteor_agents.evaluation import RESULT
 from meteor_agents.messages import Status
-from meteor_agents.statistics import Interval, mean
+from meteor_agents.statistics import Interval, mean, proportion
 from meteor_agents.status import read_status
 from meteor_agents.store import Records, open_for_reading
 
@@ -65,7 +66,8 @@ def main() -> None:
     for domain in given.domains.split(","):
         found = [run(domain, seed, runs / f"{domain}-{seed}", given) for seed in range(given.seeds)]
         arms = ablation(domain, runs / f"{domain}-0", given)
-        page.append(section(domain, found, arms))
+        student = read_config(domain, given.set)[0].student.identity
+        page.append(section(domain, student, found, arms))
     page.append(FOOT)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text("\n".join(page), encoding="utf-8")
@@ -139,22 +141,22 @@ def head(given: argparse.Namespace) -> str:
 # What the method brings
 
 Made by `make results` (`{command}`) on {date.today():%Y-%m-%d}: {os.cpu_count()} cores, {platform.machine()}, Python
-{platform.python_version()}; student SmolLM2-135M-Instruct; {given.seeds} seed(s), of sampling, training and the choice of
+{platform.python_version()}; {given.seeds} seed(s), of sampling, training and the choice of
 the gate's questions.{limited}
 
 - *Equal teacher answers.* Each row has had the same ones, those of stage 1. Stages 2 and 3 see further questions, and of
   them only what the verifier says of the student's own replies: right or wrong, and a hint. The verifier knows the
   references, so these stages are not free of supervision; they are free of answers to copy.
 - *Accuracy* is the share of right greedy replies on held-out questions. Each question is averaged over the seeds.
-  Intervals are 95 % bootstrap intervals over the questions, the gain's by question (paired), so they stand for other
+  Intervals are of 95 % (Wilson's; a gain's, and a profile's, bootstrapped over the questions, paired): they stand for other
   questions and not for other seeds; each seed's gain is printed beside them.
 - *Shown* means that the interval of the gain excludes 0. Otherwise it says so: this data cannot tell it from nothing.
 """
 
 
-def section(domain: str, found: Sequence[Run], arms: Sequence[Arm]) -> str:
+def section(domain: str, student: str, found: Sequence[Run], arms: Sequence[Arm]) -> str:
     sets = list(dict.fromkeys(heldout for run_ in found for by_set in run_.scores.values() for heldout in by_set))
-    parts = [f"## {domain}", "", counts(found), ""]
+    parts = [f"## {domain}", "", f"Student: {student}. {counts(found)}", ""]
     for heldout in sets:
         parts += [f"### {heldout}", "", *table(heldout, found), ""]
         if arms:
@@ -193,7 +195,7 @@ def table(heldout: str, found: Sequence[Run]) -> list[str]:
         minutes = (
             sum(run_.seconds.get(stage, 0.0) for run_ in found for stage in STAGES.get(label, ())) / len(found) / 60
         )
-        lines.append(f"| {name} | {written(mean(list(averaged(own).values())))} | {gain} | {by_seed} | {minutes:.1f} |")
+        lines.append(f"| {name} | {written(share(averaged(own)))} | {gain} | {by_seed} | {minutes:.1f} |")
         before = label
     return lines
 
@@ -218,6 +220,14 @@ def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
     first, *others = seeds
     common = [id_ for id_ in first if all(id_ in scores for scores in others)]
     return {id_: math.fsum(scores[id_] for scores in seeds) / len(seeds) for id_ in common}
+
+
+def share(scores: Scores) -> Interval:
+    """Of right replies, each question averaged over the seeds, with Wilson's limits, which hold at 0 and 100 % too."""
+    right, n = math.fsum(scores.values()), len(scores)
+    _, low, high = proportion(round(right), n)
+    value = right / n
+    return Interval(value, min(low, value), max(high, value))
 
 
 def written(interval: Interval, sign: str = "") -> str:

@@ -41,7 +41,7 @@ def open_strategy(given: Setting, base: SamplingParams, judge: Judge, untrained:
 def described(given: Setting, *, free: bool) -> str:
     """The strategy in a few words. `free`: the judge is a verifier."""
     if given == "greedy":
-        return given
+        return "greedy"
     if given.best_of is not None:
         return f"best of {given.best_of} by {given.by or 'judge'}"
     if given.vote is not None:
