@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from meteor_agents.errors import MeteorError, UsageError
-from meteor_agents.report import TRACES, write_report
+from meteor_agents.report import TRACES, chart_library, write_report
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.store import open_for_reading
 
@@ -23,7 +23,8 @@ def report_run(run: Path, *, out: Path | None = None, traces: int) -> None:
     page = out or directory.report
     with closing(open_for_reading(directory.database)) as records:
         name = run.resolve().name
-        size = write_report(records, page, name=name, about=_about(directory.config), at_most=traces)
+        about = _about(directory.config)
+        size = write_report(records, page, name=name, library=chart_library(), about=about, at_most=traces)
     typer.echo(f"report: {page} ({size / 1e6:.1f} MB)")
 
 

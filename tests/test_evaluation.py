@@ -385,6 +385,21 @@ def test_any_models_are_measured_by_a_panel_against_one_another_and_doubted(proj
     assert status["calls"]["evaluated"]["made"] == 10
 
 
+def test_report_is_written_where_it_is_wanted_and_its_mistakes_are_one_message(project: Path) -> None:
+    assert meteor("distill", "meteor.yaml", "--no-train", "--limit", "3", cwd=project).returncode == 0
+    done = meteor("report", "runs/sums", "--out", "page.html", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "page.html" in done.stdout
+    assert "Nothing was measured yet" in (project / "page.html").read_text()
+    for args, complaint in (
+        (["report", "nowhere"], "is not a run directory"),
+        (["report", "runs/sums", "--out", "no/such/folder.html"], "cannot be written"),
+    ):
+        done = meteor(*args, cwd=project)
+        assert (done.returncode, complaint in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_evaluating_again_asks_nothing(project: Path) -> None:
     assert meteor("evaluate", "meteor.yaml", cwd=project).returncode == 0
     asked = (project / "judged.txt").read_text()

@@ -15,7 +15,7 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.messages import Attempt, Guide, Question, Status, Verdict
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.replies import CRITERIA
-from meteor_agents.report import write_report
+from meteor_agents.report import chart_library, write_report
 from meteor_agents.store import Store, open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from tests.browser import CHROMIUM, Page, opened
@@ -58,7 +58,7 @@ def write_traces(path: Path, traces: Sequence[Trace]) -> None:
 def page_of(database: Path, name: str = "run", **options: Any) -> Path:
     page = database.with_name("report.html")
     with closing(open_for_reading(database)) as records:
-        write_report(records, page, name=name, **options)
+        write_report(records, page, **{"name": name, "library": chart_library(), **options})
     return page
 
 
@@ -123,11 +123,8 @@ def test_page_loads_nothing_and_says_so_to_the_browser(judged: Path) -> None:
     assert "https://" not in head
 
 
-def test_page_without_the_chart_library_says_what_to_install(judged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meteor_agents.report import page
-
-    monkeypatch.setattr(page, "_plotly", lambda: None)
-    text = page_of(judged / "run.db").read_text()
+def test_page_without_the_chart_library_says_what_to_install(judged: Path) -> None:
+    text = page_of(judged / "run.db", library=None).read_text()
     assert "meteor-agents[report]" in text
     assert 'class="chart"' not in text
     assert len(text) < 500_000
@@ -140,6 +137,7 @@ def test_traces_beyond_the_limit_are_counted_and_not_in_the_page(tmp_path: Path)
 
 
 @in_chromium
+@pytest.mark.skipif(chart_library() is None, reason="needs Plotly (pip install 'meteor-agents[report]')")
 def test_charts_are_drawn_in_light_and_dark(judged: Path) -> None:
     async def script(page: Page) -> None:
         await page.until("document.querySelectorAll('.chart .main-svg').length > 0")

@@ -28,28 +28,49 @@ TRACES = 20_000
 
 
 def write_report(
-    records: Records, out: Path, *, name: str, about: dict[str, str] | None = None, at_most: int = TRACES
+    records: Records,
+    out: Path,
+    *,
+    name: str,
+    library: str | None,
+    about: dict[str, str] | None = None,
+    at_most: int = TRACES,
 ) -> int:
     """Write the page of the run `name` to `out`, whole or not at all. Returns its size in bytes.
 
-    `about` are facts for its head, such as domain and models. Raises `StoreError` when the store cannot be read and
+    `library` is what draws the charts (`chart_library`); without it the page says that they are missing. `about` are
+    facts for its head, such as domain and models. Raises `StoreError` when the store cannot be read and
     `UsageError` when the page cannot be written.
     """
     contents = read_contents(records)
     traces, left_out = read_traces(records, at_most=at_most)
     traces += held_out_traces(records, contents)
-    page = _page(contents, traces, left_out, name, about or {})
+    page = _page(contents, traces, left_out, name, about or {}, library).encode(errors="replace")
     part = out.with_name(f".{out.name}.part")
     try:
-        part.write_text(page, encoding="utf-8")
+        part.write_bytes(page)
         part.replace(out)
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from error
-    return len(page.encode())
+    return len(page)
 
 
-def _page(contents: Contents, traces: list[dict[str, Any]], left_out: int, name: str, about: dict[str, str]) -> str:
-    library = _plotly()
+def chart_library() -> str | None:
+    """The text of Plotly's script, which its Python package carries; None where that is not installed."""
+    found = importlib.util.find_spec("plotly")
+    if found is None or found.origin is None:
+        return None
+    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+
+
+def _page(
+    contents: Contents,
+    traces: list[dict[str, Any]],
+    left_out: int,
+    name: str,
+    about: dict[str, str],
+    library: str | None,
+) -> str:
     drawn = [chart._asdict() for chart in charts(contents)] if library else []
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -72,7 +93,7 @@ def _page(contents: Contents, traces: list[dict[str, Any]], left_out: int, name:
         script=_own("page.js"),
         data={
             "charts": _packed(json.dumps(drawn)),
-            "traces": _packed(json.dumps(traces, ensure_ascii=False)),
+            "traces": _packed(json.dumps(traces)),
             "library": _packed(library) if library else "",
         },
     )
@@ -87,14 +108,6 @@ def _own(name: str) -> str:
 
 def _packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
-
-
-def _plotly() -> str | None:
-    """The text of the chart library, which its Python package carries; None where that is not installed."""
-    found = importlib.util.find_spec("plotly")
-    if found is None or found.origin is None:
-        return None
-    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
 
 
 def _headline(contents: Contents) -> list[tuple[str, str, str, str]]:
