@@ -120,8 +120,9 @@ class TrainingProcesses:
 
 
 def _empty_orders(folder: Path) -> Path:
+    for left in folder.absolute().glob(".trainer-*"):  # by a run that was killed: only one at a time has this folder
+        shutil.rmtree(left, ignore_errors=True)
     home = folder.absolute() / f".trainer-{os.getpid()}"
-    shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     return home / "orders.jsonl"
 
