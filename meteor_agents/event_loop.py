@@ -14,7 +14,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-EVENTS_A_TURN = 12
+EVENTS_A_TURN = 10
 """Fewer make turns shorter and their overhead larger; `benchmarks/bench_engine.py w1` shows both."""
 
 Result = TypeVar("Result")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meteor_agents.errors import QuestionsError
@@ -99,6 +99,7 @@ def test_the_split_is_disjoint_seeded_and_independent_of_order() -> None:
     assert [{q.id for q in part} for part in split_questions(questions, holdout=10, gate=5, seed=2)] != parts
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     rows=st.integers(9, 40),
     added=st.integers(0, 20),
