@@ -39,7 +39,7 @@ def take_orders(orders: Path) -> None:
             print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
             work.write_failure(failure)
             return
-        gc.collect()  # DeepSpeed's engine holds itself in circles
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         give_back_freed_memory()

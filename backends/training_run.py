@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import sys
@@ -24,7 +25,7 @@ from meteor_agents.backends.checkpoint_folder import is_float32, write_trained
 from meteor_agents.backends.chunked_loss import summed_in_chunks
 from meteor_agents.backends.collation import collate, collate_packed
 from meteor_agents.backends.deepspeed_config import job_config
-from meteor_agents.backends.freed_memory import forget_peak_memory
+from meteor_agents.backends.freed_memory import forget_peak_memory, give_back_freed_memory
 from meteor_agents.backends.kept_tokenizers import Tokenizers
 from meteor_agents.backends.losses import sft_loss
 from meteor_agents.backends.optimizer_state import load_optimizer, save_optimizer
@@ -78,9 +79,14 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         if job.keeps_optimizer:
             save_optimizer(engine, place, work.optimizer, masters=not is_float32(job.start.path))
         masters = gather_masters(engine, place)
+        change = change_of(model, masters, None if exact else place.dtype)
+        skipped = engine.skipped_steps
+        engine.destroy()
+        del engine, model
+        gc.collect()  # DeepSpeed's engine holds itself in circles
+        give_back_freed_memory()  # before as much again is taken for the new checkpoint
         if place.rank == 0:
-            write_trained(job.start.path, change_of(model, masters, None if exact else place.dtype), work.checkpoint)
-    engine.destroy()
+            write_trained(job.start.path, change, work.checkpoint)
     if place.rank == 0:
         work.write_report(
             TrainingReport(
@@ -90,7 +96,7 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
                 seconds=clock.total(),
                 rows_used=len(encoding.rows),
                 rows_too_long=encoding.too_long,
-                metrics=_metrics(done, plan, place, clock, engine),
+                metrics=_metrics(done, plan, place, clock) | {"skipped_steps": skipped},
             )
         )
 
@@ -206,7 +212,7 @@ def _micro_loss(
 # The report
 
 
-def _metrics(done: list[Step], plan: BatchPlan, place: Place, clock: Clock, engine: Any) -> dict[str, Any]:
+def _metrics(done: list[Step], plan: BatchPlan, place: Place, clock: Clock) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "device": place.device.type,
         "dtype": place.dtype_name,
@@ -217,7 +223,6 @@ def _metrics(done: list[Step], plan: BatchPlan, place: Place, clock: Clock, engi
         "phase_s": clock.seconds,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         // (1 << 20 if sys.platform == "darwin" else 1 << 10),
-        "skipped_steps": engine.skipped_steps,
     }
     if place.device.type == "cuda":
         metrics["peak_cuda_mib"] = torch.cuda.max_memory_allocated() // (1 << 20)
