@@ -20,7 +20,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--no-first-run", "--remote-debugging-port=0",
     "--remote-allow-origins=*", "--window-size=1280,900",
 )  # fmt: skip
-HANG_S = 120
+HANG_S = 300
 
 
 class Page:
