@@ -7,10 +7,10 @@ from typing import Any
 
 PROFILES: Mapping[str, Mapping[str, Any]] = {
     "paper": {"low": "greedy", "high": {"beam": 10}, "verify": False, "loss": "hinge", "nll": 0.0},
-    "best": {"low": "greedy", "high": {"best_of": 8, "by": "judge"}, "verify": True, "loss": "hinge", "nll": 1.0},
+    "best": {"low": "greedy", "high": {"best_of": 8, "by": "judge"}, "verify": True, "loss": "dpo", "nll": 1.0},
 }
-"""paper: greedy versus beam-10, with a pairwise hinge. best: pairs of which the judge finds the high side right and the low
-one wrong, and the preferred reply kept likely."""
+"""paper: greedy versus beam-10, with a pairwise hinge. best: DPO on pairs of which the judge finds the high side right and
+the low one wrong, and the preferred reply kept likely."""
 
 REPLACED = frozenset(
     {name for profile in PROFILES.values() for name in profile}
