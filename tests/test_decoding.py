@@ -376,7 +376,8 @@ def test_check_and_a_run_refuse_what_the_backend_cannot_do_before_any_call(
     with pytest.raises(SettingsError, match=refused):
         check_config("halves.yaml", ())
     said = capsys.readouterr().out
-    assert "PROBLEM" in said and "self_train.high" in said
+    assert "PROBLEM" in said
+    assert "self_train.high" in said
     with pytest.raises(SettingsError, match=refused):
         run_stage("self-train", RunRequest("halves.yaml", no_train=True))
     with closing(open_for_reading(Path("runs/halves/run.db"))) as records:
