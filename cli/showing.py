@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,6 +15,7 @@ from meteor_agents.cli.estimating import REUSABLE
 from meteor_agents.cli.tables import calls_table, print_scoreboard, status_table
 from meteor_agents.errors import UsageError
 from meteor_agents.forecast import misses, stored_forecast
+from meteor_agents.messages import Lineage
 from meteor_agents.status import read_status
 from meteor_agents.store import Records, Spent, open_for_reading
 from meteor_agents.traces import Outcome
@@ -93,23 +93,14 @@ def _print_trace(
             case "guide":
                 said = message["guide"] or "(none)"
             case "lineage":
-                _print_lineage(message)
+                for sentence in Lineage.model_validate(message).sentences():
+                    typer.echo(f"  {sentence}")
                 continue
             case _:
                 said = message["text"]
         speaker = message.get("weights") or message["model"]
         typer.echo(f"  {message['kind']} ({speaker}): {said}")
     typer.echo("")
-
-
-def _print_lineage(lineage: Mapping[str, Any]) -> None:
-    for side in ("low", "high"):
-        told = lineage[side]
-        among = f", number {told['chosen'] + 1} of {len(told['scores'])}" if told["scores"] else ""
-        flops = "" if told["flops"] is None else f", about {told['flops']:.2g} FLOPs"
-        typer.echo(f"  {side}: {told['strategy']}{among}, {told['calls']} calls{flops}")
-    if lineage["dropped"]:
-        typer.echo(f"  dropped: {lineage['dropped']}")
 
 
 def _open(run: Path) -> Records:

@@ -109,6 +109,11 @@ class Decoded(Message):
     chosen: int = 0
     """Which of them this is."""
 
+    def sentence(self) -> str:
+        among = f", number {self.chosen + 1} of {len(self.scores)}" if self.scores else ""
+        flops = "" if self.flops is None else f", about {self.flops:.2g} FLOPs"
+        return f"{self.strategy}{among}, {self.calls} calls{flops}"
+
 
 class Dropped(StrEnum):
     """Why a pair is not trained on."""
@@ -127,6 +132,11 @@ class Lineage(Message):
     low: Decoded
     high: Decoded
     dropped: Dropped | None = None
+
+    def sentences(self) -> list[str]:
+        """For a reader: how both sides came about, and why the pair is not trained on."""
+        sides = [f"low: {self.low.sentence()}", f"high: {self.high.sentence()}"]
+        return [*sides, f"dropped: {self.dropped}"] if self.dropped else sides
 
 
 AnyMessage = Annotated[Guideline | Answer | Attempt | Verdict | Guide | Lineage, Field(discriminator="kind")]

@@ -16,6 +16,7 @@ from meteor_agents.messages import Attempt, Guide, Question, Status, Verdict
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.replies import CRITERIA
 from meteor_agents.report import chart_library, write_report
+from meteor_agents.report.contents import read_traces
 from meteor_agents.store import Store, open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from tests.browser import CHROMIUM, Page, opened
@@ -105,6 +106,15 @@ def test_page_holds_the_figures_of_the_run_as_tables_without_any_script(judged: 
     assert "pairwise verdicts flipped with the order" in visible
     assert "Asked twice about 10 replies" in visible
     assert "Length and overall correlate" in visible
+
+
+def test_lineage_of_a_pair_is_told_in_words(judged: Path) -> None:
+    with closing(open_for_reading(judged / "run.db")) as records:
+        traces, _ = read_traces(records, at_most=1000)
+    told = [message for trace in traces if trace["stage"] == "self-train" for message in trace["messages"]]
+    lineages = [message["text"] for message in told if message["kind"] == "lineage"]
+    assert lineages
+    assert all(text.startswith("low: greedy, 1 calls") for text in lineages)
 
 
 def test_what_models_said_is_nowhere_in_the_page_as_markup(judged: Path) -> None:

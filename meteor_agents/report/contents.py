@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from meteor_agents.evaluation import EVALUATE, RESULT, Metrics, Result
 from meteor_agents.measurement import DIFFERENCES, OVERLAPS, PAIRWISE, TRUST, is_held_out_set
+from meteor_agents.messages import Lineage
 from meteor_agents.overlap import Overlaps
 from meteor_agents.status import read_status
 from meteor_agents.store import Records
@@ -136,11 +137,17 @@ def _trace(
     stage: str, id_: str, outcome: str, tries: int, question: str, messages: str, error: str | None
 ) -> dict[str, Any]:
     asked = json.loads(question)
-    said = [{name: message[name] for name in _SHOWN if message.get(name)} for message in json.loads(messages)]
+    said = [_message(message) for message in json.loads(messages)]
     text = f"{asked['title']}\n\n{asked['question']}" if asked.get("title") else asked["question"]
     trace = {"stage": stage, "id": id_, "outcome": outcome, "tries": tries, "question": text, "messages": said}
     more = {"error": error, "reference": asked.get("reference")}
     return trace | {name: value for name, value in more.items() if value}
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    if message["kind"] == "lineage":
+        return {"kind": "lineage", "text": "\n".join(Lineage.model_validate(message).sentences())}
+    return {name: message[name] for name in _SHOWN if message.get(name)}
 
 
 def held_out_traces(records: Records, contents: Contents) -> Iterator[dict[str, Any]]:
