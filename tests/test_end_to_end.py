@@ -28,7 +28,7 @@ student:
   limits: {concurrency: 8}
 teacher: {backend: reference}
 judge: {verifier: "lenient:lenient"}
-distill: {questions: 12}
+distill: {questions: 12, training: {epochs: 40, learning_rate: 5.0e-3}}  # learns to stop: what is cut is not trained on
 refine: {iterations: 3, update_every: 6, questions: 9}
 self_train: {questions: 6, high: {beam: 3}}
 training: {learning_rate: 1.0e-3, epochs: 1, batch_size: 4, max_length: 256}
