@@ -24,7 +24,7 @@ questions: {path: questions.jsonl, holdout: 4, gate: 3}
 student:
   backend: transformers
   model: model
-  sampling: {temperature: 1.0, top_p: 1.0, max_tokens: 40, stop: [a, e, o]}  # nonsense that comes to an end
+  sampling: {temperature: 1.0, top_p: 1.0, max_tokens: 12}
   limits: {concurrency: 8}
 teacher: {backend: reference}
 judge: {verifier: "lenient:lenient"}
