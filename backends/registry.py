@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -53,6 +53,8 @@ class TransformersOptions(Options):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_batch: int = 64
     """Sequences decoded together, beams counted."""
+    quantization: dict[str, Any] | None = None
+    """transformers' `quantization_config`, for example {quant_method: bitsandbytes, load_in_8bit: true}."""
 
 
 class EndpointOptions(Options):
@@ -147,6 +149,10 @@ def check_trainable(settings: ModelSettings) -> None:
         raise SettingsError(
             f"student.backend: a student of the backend {settings.backend} cannot be trained here; use "
             "`backend: transformers` or `sglang` with a model folder, or --no-train for conversations only"
+        )
+    if settings.options.get("quantization"):
+        raise SettingsError(
+            "student.quantization: quantised weights are not replaced by trained ones; leave it out, or use --no-train"
         )
     folder = _model_folder("student", settings)
     if not folder.is_dir():
@@ -252,6 +258,7 @@ def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings
         device=options.device,
         dtype=options.dtype,
         max_batch=options.max_batch,
+        quantization=options.quantization,
         name=settings.model,
     )
 

@@ -22,7 +22,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -63,7 +63,8 @@ class TransformersModel:
     """Serves a Hugging Face folder (or a name that `meteor models fetch` knows, or a hub name) from one worker thread.
 
     Replies carry `weights` as their weights version until `load_weights` replaces it. `max_batch` bounds the rows that
-    are decoded at once; it is halved by itself when the device's memory does not hold them.
+    are decoded at once; it is halved by itself when the device's memory does not hold them. `quantization` is what
+    transformers takes as `quantization_config`; a model that is loaded so keeps its weights.
 
     Raises `SettingsError` when there is no usable model under that name. Only safetensors are read, and no code of the
     model's folder is ever run.
@@ -77,12 +78,13 @@ class TransformersModel:
         device: str = "auto",
         dtype: str = "auto",
         max_batch: int = 64,
+        quantization: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         self._name = name or _display_name(model)
-        loaded = _load(model, device, dtype)
+        loaded = _load(model, device, dtype, quantization)
         self._facts = ModelFacts((self._name,), loaded.context)
         self._worker = _Worker(loaded, self._name, weights, max_batch)
         self._worker.start()
@@ -198,19 +200,23 @@ class _Loaded:
     pad: int
     context: int
     folder: Path | None
-    """Where the weights were read from; None for a name on the hub."""
+    """Where the weights were read from; None for a name on the hub, and for weights that were quantised on the way."""
 
 
-def _load(model: str | Path, device: str, dtype: str) -> _Loaded:
+def _load(model: str | Path, device: str, dtype: str, quantization: Mapping[str, Any] | None = None) -> _Loaded:
     source = _find(model)
     target = pick_device(device)
-    safe = {"trust_remote_code": False}
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    # What is quantised while it is loaded has to be loaded where it stays.
+    packed = {"quantization_config": dict(quantization), "device_map": {"": target}} if quantization else {}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=pick_dtype(dtype, target), use_safetensors=True, output_loading_info=True, **safe
+            source, dtype=pick_dtype(dtype, target), use_safetensors=True, output_loading_info=True, **safe, **packed
         )
         module, info = loaded
+    except ImportError as absent:
+        raise SettingsError(f"{model}: its quantization needs a package that is not installed: {absent}") from absent
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as unreadable:
         raise SettingsError(_no_model(model, str(unreadable).split("\n", 1)[0])) from unreadable
     if info["missing_keys"]:
@@ -228,8 +234,10 @@ def _load(model: str | Path, device: str, dtype: str) -> _Loaded:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
     # What a checkpoint suggests for sampling does not count here: the caller's SamplingParams say all.
     module.generation_config = transformers.GenerationConfig(eos_token_id=sorted(ends), pad_token_id=pad)
-    module.to(target).eval().requires_grad_(False)
-    folder = Path(source) if Path(source).is_dir() else None
+    if not quantization:
+        module.to(target)
+    module.eval().requires_grad_(False)
+    folder = Path(source) if Path(source).is_dir() and not quantization else None
     return _Loaded(module, tokenizer, ends, pad, int(config.max_position_embeddings), folder)
 
 

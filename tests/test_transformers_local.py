@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import random
 import shutil
 import threading
@@ -296,6 +297,32 @@ def test_weights_whose_folder_is_gone_are_said_and_read_when_it_is_back(tmp_path
         assert await ask(model, "a") == before
 
     with_model(folder, test)
+
+
+FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def test_quantised_loading_works_or_names_the_package_that_it_needs(folder: Path) -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(SettingsError, match=r"needs a package that is not installed: .*bitsandbytes"):
+            with_model(folder, lambda model: ask(model, "a"), quantization=FOUR_BITS)
+        return
+
+    async def test(model: TransformersModel) -> None:
+        assert (await ask(model, "a")).text
+        await model.free_memory()
+        assert (await ask(model, "a")).text
+
+    with_model(folder, test, quantization=FOUR_BITS)
+
+
+def test_a_student_that_is_trained_is_not_quantised(folder: Path) -> None:
+    from meteor_agents.backends.registry import check_trainable
+    from meteor_agents.settings import StudentSettings
+
+    given = {"backend": "transformers", "model": str(folder), "quantization": FOUR_BITS}
+    with pytest.raises(SettingsError, match=r"student\.quantization"):
+        check_trainable(StudentSettings.model_validate(given))
 
 
 def missing_folder(path: Path, other: Path) -> None:
