@@ -51,16 +51,21 @@ def pack(sequences: list[EncodedExample], most: int) -> list[list[EncodedExample
     """Rows of nearly the same length, as few as go: the longest sequence first, each into the shortest row."""
     by_length = sorted(sequences, key=lambda sequence: -len(sequence.ids))
     most = max(most, len(by_length[0].ids))
-    for count in range(-(-sum(len(sequence.ids) for sequence in sequences) // most), len(sequences) + 1):
-        rows: list[list[EncodedExample]] = [[] for _ in range(count)]
-        lengths = [0] * count
-        for sequence in by_length:
-            shortest = lengths.index(min(lengths))
-            rows[shortest].append(sequence)
-            lengths[shortest] += len(sequence.ids)
-        if max(lengths) <= most:
-            break
+    count = -(-sum(len(sequence.ids) for sequence in sequences) // most)
+    while (rows := _in_rows(by_length, count, most)) is None:
+        count += 1
     return rows
+
+
+def _in_rows(by_length: list[EncodedExample], count: int, most: int) -> list[list[EncodedExample]] | None:
+    """None: one of so many rows would be too long."""
+    rows: list[list[EncodedExample]] = [[] for _ in range(count)]
+    lengths = [0] * count
+    for sequence in by_length:
+        shortest = lengths.index(min(lengths))
+        rows[shortest].append(sequence)
+        lengths[shortest] += len(sequence.ids)
+    return rows if max(lengths) <= most else None
 
 
 def _tensors(

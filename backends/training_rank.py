@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ def take_orders(orders: Path) -> None:
 def _ordered(orders: Path) -> Iterator[Path]:
     """The jobs' folders. Rank 0 reads them; over gloo also beside GPUs, because waiting there costs nothing."""
     alone = torch.distributed.get_world_size() == 1
-    group = None if alone else torch.distributed.new_group(backend="gloo", timeout=FOR_EVER)
+    group: Any = None if alone else torch.distributed.new_group(backend="gloo", timeout=FOR_EVER)
     lines = _lines(orders) if torch.distributed.get_rank() == 0 else None
     while True:
         order = [next(lines) if lines is not None else None]

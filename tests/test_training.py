@@ -298,15 +298,15 @@ def test_tensorboard_without_its_package_is_refused() -> None:
 
 
 def test_tensorboard_gets_each_step(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    reading = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the package tensorboard"
+    )
     from meteor_agents.backends.training_board import Board
 
     with Board(tmp_path / "one") as board:
         for step in (1, 2, 3):
             board.add(step, loss=1.0 / step)
-    events = EventAccumulator(str(tmp_path / "one"))
+    events = reading.EventAccumulator(str(tmp_path / "one"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [
         (1, 1.0),
