@@ -120,11 +120,11 @@ class TrainingProcesses:
 
 
 def _empty_orders(folder: Path) -> Path:
-    for left in folder.absolute().glob(".trainer-*"):  # by a run that was killed: only one at a time has this folder
-        shutil.rmtree(left, ignore_errors=True)
-    home = folder.absolute() / f".trainer-{os.getpid()}"
+    """One that no rank of a killed run, in its last moments, would read."""
+    home = folder.absolute() / ".trainer"
+    shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    return home / "orders.jsonl"
+    return home / f"orders-{os.getpid()}.jsonl"
 
 
 def _world(hosts: dict[str, int], environment: dict[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -110,7 +109,7 @@ def weights(folder: Path) -> dict[str, Any]:
 
 def names(folder: Path) -> set[str]:
     """What jobs left there. The processes' own files lie where their first job was."""
-    return {file.name for file in folder.iterdir() if not re.match(r"\.?trainer[-.]", file.name)}
+    return {file.name for file in folder.iterdir()} - {".trainer", "trainer.log"}
 
 
 def processes_of(folder: Path) -> list[int]:
