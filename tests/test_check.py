@@ -100,7 +100,7 @@ def test_a_student_of_this_process_shows_its_template_and_that_it_takes_weights(
 def test_beams_that_a_student_does_not_have_are_a_misfit(project: Path) -> None:
     with FakeServer().running() as server:
         said = check(project, server, "self_train.high={beam: 4}", code=2)
-    assert "has no beam search; use self_train.high={sample: 1.0}" in said
+    assert "has no beam search; the nearest it can do is high: {best_of: 4, by: judge}" in said
 
 
 def test_a_server_that_is_not_there_is_named_and_the_other_roles_are_still_tried(project: Path) -> None:

@@ -23,7 +23,7 @@ questions = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(st.lists(questions, max_size=8, unique_by=lambda question: question.id), st.integers(-9, 9), st.integers(-9, 9))
 def test_a_pool_is_the_list_that_it_was_made_of(given_: list[Question], start: int, end: int) -> None:
     pool = QuestionPool.of(given_)
