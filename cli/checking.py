@@ -15,7 +15,6 @@ from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer, trains_here
 from meteor_agents.cli.assembly import check_budget, open_judge_verifier, open_questions, open_templates, with_overlaps
 from meteor_agents.cli.config_file import read_config
-from meteor_agents.cli.evaluators import EVALUATED
 from meteor_agents.cli.prompting import EXAMPLE, check_templates
 from meteor_agents.cli.role_checking import Candidate, Finding, look_at
 from meteor_agents.errors import MeteorError, SettingsError, UsageError
@@ -23,7 +22,7 @@ from meteor_agents.events import Event
 from meteor_agents.human_labels import read_labels
 from meteor_agents.messages import Question, Status
 from meteor_agents.pipeline import QuestionSets
-from meteor_agents.settings import ROLES, JudgeSettings, Settings
+from meteor_agents.settings import EVALUATED, ROLES, JudgeSettings, Settings
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from meteor_agents.backends.reference import NAME as REFERENCE
 from meteor_agents.backends.reference import ReferenceTeacher
 from meteor_agents.backends.registry import base_checkpoint, trains_here
 from meteor_agents.backends.token_counting import local_counter
+from meteor_agents.calls import Price
 from meteor_agents.cli.assembly import (
     limited,
     open_judge_verifier,
@@ -26,9 +27,10 @@ from meteor_agents.cli.assembly import (
     stored_lineage,
 )
 from meteor_agents.cli.config_file import read_config
-from meteor_agents.estimate import Estimate, Given, RoleEstimate, TokenCounter, estimate
+from meteor_agents.estimate import Estimate, Given, RoleEstimate, TokenCounter, added, estimate, models_of
 from meteor_agents.events import Note, Observers
 from meteor_agents.forecast import FORECAST, Forecast, stored_forecast
+from meteor_agents.human_labels import read_labels
 from meteor_agents.pipeline import Pipeline
 from meteor_agents.run_directory import RunDirectory
 from meteor_agents.settings import ROLES, Settings
@@ -64,8 +66,9 @@ def estimate_config(
             trains=not no_train and trains_here(settings.student),
             teacher=ReferenceTeacher() if settings.teacher.backend == REFERENCE else None,
             judge=judge,
-            prices={role: price_of(getattr(settings, role)) for role in ROLES},
+            prices=_prices(settings),
             counters=_counters(settings),
+            labels=read_labels(settings.evaluate.human) if settings.evaluate.human else (),
         )
         found = asyncio.run(estimate(stage, given))
         title = f"meteor {stage}" + (f": what is left to do in {directory.path}" if records.spent().calls else "")
@@ -93,8 +96,9 @@ async def announce(command: str, limit: int | None, pipeline: Pipeline) -> None:
         trains=pipeline.trainer is not None,
         teacher=pipeline.cast.teacher if settings.teacher.backend == REFERENCE else None,
         judge=pipeline.cast.judge if pipeline.cast.judge.free else None,
-        prices={role: price_of(getattr(settings, role)) for role in ROLES},
+        prices=_prices(settings),
         counters=_counters(settings),
+        labels=pipeline.evaluators.labels if pipeline.evaluators else (),
     )
     found = await estimate(command, given)
     await store.set_meta(REUSABLE, {name: role.reused for name, role in found.roles.items() if role.reused})
@@ -138,16 +142,8 @@ def _table(found: Estimate, title: str) -> Table:
     for name, role in found.roles.items():
         table.add_row(name, *_cells(role))
     if len(found.roles) > 1:
-        roles = found.roles.values()
-        total = RoleEstimate(
-            calls=sum(role.calls for role in roles),
-            reused=sum(role.reused for role in roles),
-            input_tokens=sum(role.input_tokens for role in roles),
-            output_tokens=sum(role.output_tokens for role in roles),
-            usd=found.usd,
-        )
         table.add_section()
-        table.add_row("total", *_cells(total))
+        table.add_row("total", *_cells(added(found.roles.values())))
     return table
 
 
@@ -167,6 +163,10 @@ def _asked_for(command: str, limit: int | None, given: Given) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def _prices(settings: Settings) -> dict[str, Price | None]:
+    return {name: price_of(model.settings) for name, model in models_of(settings).items()}
+
+
 def _counters(settings: Settings) -> dict[str, TokenCounter]:
-    found = {role: local_counter(getattr(settings, role)) for role in ROLES}
-    return {role: counter for role, counter in found.items() if counter is not None}
+    found = {name: local_counter(model.settings) for name, model in models_of(settings).items()}
+    return {name: counter for name, counter in found.items() if counter is not None}

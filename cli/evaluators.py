@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -14,11 +12,8 @@ from meteor_agents.evaluation import Panel
 from meteor_agents.families import kinships
 from meteor_agents.human_labels import Label
 from meteor_agents.measurement import Evaluators, Rival
-from meteor_agents.settings import ModelSettings, RivalSettings, Settings, decoding
+from meteor_agents.settings import EVALUATED, ModelSettings, Settings
 from meteor_agents.verifiers import open_verifier
-
-EVALUATED = "evaluated"
-"""The role of the models that are evaluated beside the student (`evaluate.models`)."""
 
 
 async def open_evaluators(
@@ -39,16 +34,9 @@ async def open_evaluators(
         panel = replace(panel, verifier=VerifierJudge(verifier))
     rivals = []
     for given in evaluation.models:
-        own = given.sampling if "sampling" in given.model_fields_set else settings.student.sampling
         student = Student(await opened(EVALUATED, given))
-        rivals.append(Rival(given.name, _version_of(given), student, decoding("greedy", own)))
+        rivals.append(Rival(given.name, given.version, student, given.greedy(settings.student.sampling)))
     return Evaluators(panel, rivals, labels, _kinships(settings))
-
-
-def _version_of(rival: RivalSettings) -> str:
-    """What the store calls a rival: another name when anything that decides its replies has changed."""
-    content = [rival.identity, rival.deciding_options, rival.sampling.model_dump(mode="json")]
-    return f"{rival.name}-{hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
 
 
 def _kinships(settings: Settings) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from meteor_agents.agents import ModelJudge, Occasion, Voice
 from meteor_agents.backends.registry import base_checkpoint, trains_here
 from meteor_agents.cli.assembly import make_ready, open_role
-from meteor_agents.cli.evaluators import EVALUATED
 from meteor_agents.cli.prompting import example_variables
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.events import Event, Note
@@ -26,7 +25,7 @@ from meteor_agents.models import (
     SamplingParams,
     TellsFacts,
 )
-from meteor_agents.settings import ModelSettings, Settings
+from meteor_agents.settings import EVALUATED, ModelSettings, Settings
 from meteor_agents.strategies import check_strategies
 from meteor_agents.templates import Templates
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
@@ -21,15 +22,17 @@ from .comparison import compare
 from .conversations import DISTILL, REFINE, SELF_TRAIN
 from .evaluation import EVALUATE, RESULT, Panel, examine, grade, is_scored
 from .gate import GATE
+from .human_labels import Label
 from .limits import CHARACTERS_PER_TOKEN
+from .measurement import finding, labelled
 from .messages import Attempt, Question
-from .models import Usage
+from .models import SamplingParams, Usage
 from .pairs import PairRules
 from .pipeline import BASE, LINEAGE, QuestionSets
 from .recipes import FINETUNE, Recipes
 from .rehearsal import COMPARISONS, IMAGINED, SCORES, VERDICTS, Expected, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from .self_training import pair_rules, stage_of
-from .settings import ModelSettings, Settings, TakeSettings, decoding
+from .settings import EVALUATED, ROLES, ModelSettings, Settings, TakeSettings, decoding
 from .store import Records
 from .strategies import open_strategy
 from .templates import Templates
@@ -40,7 +43,7 @@ QUESTIONS = 256
 """Rehearsed of a stage; more of them are scaled up from as many, spread evenly."""
 WRONG_SHARE = 0.5
 """Assumed share of attempts that are judged incorrect, before a run has shown its own."""
-REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6}
+REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6, EVALUATED: 1 / 2}
 """Assumed length of a reply, of `max_tokens`."""
 ENOUGH = 5
 """Observations from which a figure is taken instead of an assumption."""
@@ -72,12 +75,31 @@ class Estimate(BaseModel):
 
     @property
     def usd(self) -> float | None:
-        known = [role.usd for role in self.roles.values()]
-        return None if None in known else sum(usd for usd in known if usd is not None)
+        return added(self.roles.values()).usd
 
     @property
     def tokens(self) -> int:
         return sum(role.input_tokens + role.output_tokens for role in self.roles.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A model that a run asks: the calls of its role are counted together."""
+
+    role: str
+    settings: ModelSettings
+
+
+def models_of(settings: Settings) -> dict[str, Asked]:
+    """By role, those that only evaluate or are only evaluated by role and name."""
+    found = {role: Asked(role, getattr(settings, role)) for role in ROLES}
+    found |= {_extra("judge", judge.identity): Asked("judge", judge) for judge in settings.evaluate.judges}
+    found |= {_extra(EVALUATED, rival.name): Asked(EVALUATED, rival) for rival in settings.evaluate.models}
+    return found
+
+
+def _extra(role: str, name: str) -> str:
+    return f"{role} {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +126,11 @@ class Given:
     judge: Judge | None
     """A judge that asks no model; None: the one of the settings does."""
     prices: Mapping[str, Price | None]
+    """By the names of `models_of`."""
     counters: Mapping[str, TokenCounter]
-    """By role; characters where there is none."""
+    """By the names of `models_of`; characters where there is none."""
+    labels: Sequence[Label] = ()
+    """What people found, which the judges are asked about too."""
 
 
 async def estimate(command: str, given: Given, *, questions: int = QUESTIONS) -> Estimate:
@@ -124,7 +149,8 @@ class _Estimating:
     student: Checkpoint | None = None
     rehearsal: Rehearsal = field(init=False)
     recipes: Recipes = field(init=False)
-    roles: dict[str, _Role] = field(init=False)
+    asked: dict[str, Asked] = field(init=False)
+    known: dict[str, _Known] = field(init=False)
     spread: int = 0
     """Questions of the largest stage that was scaled up."""
 
@@ -134,10 +160,10 @@ class _Estimating:
         self.recipes = Recipes(given.settings, given.templates.hashes())
         seen = _wrong_share(given.records)
         self.rehearsal = Rehearsal(given.records, WRONG_SHARE if seen is None else seen)
-        names = ["student"]
-        names += ["teacher"] if given.teacher is None else []
-        names += ["judge"] if given.judge is None else []
-        self.roles = {name: _Role.of(name, given) for name in names}
+        free = {"teacher": given.teacher, "judge": given.judge}
+        asked = models_of(given.settings)
+        self.asked = {name: model for name, model in asked.items() if free.get(name) is None}
+        self.known = {name: _Known.of(name, model.role, given) for name, model in self.asked.items()}
 
     @property
     def stages(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
@@ -162,8 +188,7 @@ class _Estimating:
         await self.self_train()
         if self.given.trains:
             await self.evaluate(SELF_TRAIN, self.student)
-            await self.compare_ends(self.student)
-        await self.ask_again(self.student)
+        await self.conclude(self.student)
 
     async def refine_alone(self) -> None:
         self.student = self._latest(REFINE)
@@ -176,10 +201,7 @@ class _Estimating:
     async def measure(self) -> None:
         for label, checkpoint in self.given.lineage.items():
             await self.evaluate(label, checkpoint)
-        last = list(self.given.lineage.values())[-1]
-        if last != self.given.base:
-            await self.compare_ends(last)
-        await self.ask_again(last)
+        await self.conclude(list(self.given.lineage.values())[-1])
 
     def _latest(self, before: str) -> Checkpoint:
         found = [self.given.lineage[label] for label in LINEAGE[: LINEAGE.index(before)] if label in self.given.lineage]
@@ -256,49 +278,84 @@ class _Estimating:
                 self.student = Checkpoint(version=rounds[-1].checkpoint, path=self.given.base.path)
 
     async def evaluate(self, label: str, checkpoint: Checkpoint | None) -> None:
-        self.rehearsal.asked_for = SCORES
-        self.rehearsal.weights = (checkpoint.version,) if checkpoint else ()
         sampling = decoding("greedy", self.given.settings.student.sampling)
         student, _ = self.agents()
+        await self.examine(checkpoint.version if checkpoint else None, student, sampling)
+
+    async def examine(self, version: str | None, student: Student, sampling: SamplingParams) -> None:
+        """`version` None: the replies of weights that are not known yet."""
+        self.rehearsal.asked_for = SCORES
+        self.rehearsal.weights = () if version is None else (version,)
+        panel = self.panel()
         for heldout, questions in self.given.questions.heldout.items():
-            stored = self._scores(checkpoint, heldout)
+            stored = self._scores(version, heldout)
             owed = [q for q in questions if q.id not in stored or not is_scored(RESULT.validate_json(stored[q.id]), q)]
-            await self.rehearse(
-                owed, lambda question: examine(question, student, self.judge(), sampling=sampling, stage=EVALUATE)
-            )
+            await self.rehearse(owed, lambda question: examine(question, student, panel, sampling=sampling))
 
-    async def compare_ends(self, last: Checkpoint | None) -> None:
-        judge = self.judge()
-        if not isinstance(judge, ModelJudge) or not self.given.settings.evaluate.pairwise:
-            return
+    async def conclude(self, last: Checkpoint | None) -> None:
+        """The other models, and then all that is asked about replies that are scored."""
+        version = last.version if last else None
+        for rival in self.given.settings.evaluate.models:
+            speaks = Student(self._voice(_extra(EVALUATED, rival.name)))
+            await self.examine(rival.version, speaks, rival.greedy(self.given.settings.student.sampling))
+        if self.given.settings.evaluate.pairwise and self.panel().judges:
+            if last != self.given.base:
+                await self.compare(self.given.base.version, version)
+            for rival in self.given.settings.evaluate.models:
+                await self.compare(rival.version, version)
+        await self.ask_again(version)
+        await self.ask_about_labelled(version)
+
+    async def compare(self, before: str, after: str | None) -> None:
         self.rehearsal.asked_for = COMPARISONS
+        judges = self.panel().judges
         for heldout, questions in self.given.questions.heldout.items():
-            ends = [self._scores(checkpoint, heldout) for checkpoint in (self.given.base, last)]
+            sides = [self._scores(version, heldout) for version in (before, after)]
 
-            async def compared(question: Question, ends: Sequence[Mapping[str, str]] = ends) -> None:
+            async def compared(question: Question, sides: Sequence[Mapping[str, str]] = sides) -> None:
                 without, with_ = (
                     RESULT.validate_json(side[question.id]).attempt if question.id in side else self._attempt()
-                    for side in ends
+                    for side in sides
                 )
-                await compare(question, {"judge": judge}, without, with_)
+                await compare(question, judges, without, with_)
 
             await self.rehearse(questions, compared)
 
-    async def ask_again(self, last: Checkpoint | None) -> None:
+    async def ask_again(self, version: str | None) -> None:
         """A sample of the last student's replies is scored twice."""
-        judge = self.judge()
-        if not isinstance(judge, ModelJudge):
-            return
         self.rehearsal.asked_for = SCORES
+        judges = Panel(judges=self.panel().judges)
+        if not judges.judges:
+            return
         for heldout, questions in self.given.questions.heldout.items():
-            stored = self._scores(last, heldout)
+            stored = self._scores(version, heldout)
 
             async def asked(question: Question, stored: Mapping[str, str] = stored) -> None:
                 known = stored.get(question.id)
                 attempt = RESULT.validate_json(known).attempt if known else self._attempt()
-                await grade(question, attempt, Panel.of(judge), asking=2)
+                await grade(question, attempt, judges, asking=2)
 
             await self.rehearse(questions[: self.given.settings.evaluate.repeat], asked)
+
+    async def ask_about_labelled(self, version: str | None) -> None:
+        """Replies that people have labelled go to every judge."""
+        panel = self.panel()
+        judges = [*panel.judges.values(), *([panel.verifier] if panel.verifier else [])]
+        self.rehearsal.asked_for = VERDICTS
+        labels = defaultdict(list)
+        for label in self.given.labels:
+            labels[label.id].append(label)
+        for heldout, questions in self.given.questions.heldout.items():
+            stored = self._scores(version, heldout)
+
+            async def asked(question: Question, stored: Mapping[str, str] = stored) -> None:
+                known = stored.get(question.id)
+                last = RESULT.validate_json(known).attempt if known else self._attempt()
+                for label in labels[question.id]:
+                    for judge in judges:
+                        await finding(question, labelled(label, last) or last, judge, label)
+
+            await self.rehearse([question for question in questions if question.id in labels], asked)
 
     async def updates(self, number: int) -> None:
         """The gate asks the student in force, then each candidate."""
@@ -350,78 +407,80 @@ class _Estimating:
 
     def agents(self) -> tuple[Student, Teacher]:
         settings = self.given.settings
-        student = Student(self._voice("student", settings.student), in_one_chat=settings.refine.in_one_chat)
-        return student, self.given.teacher or ModelTeacher(self._voice("teacher", settings.teacher))
+        student = Student(self._voice("student"), in_one_chat=settings.refine.in_one_chat)
+        return student, self.given.teacher or ModelTeacher(self._voice("teacher"))
 
     def judge(self) -> Judge:
         if self.given.judge is not None:
             return RehearsedVerifier(self.given.judge, self.rehearsal)
-        return ModelJudge(self._voice("judge", self.given.settings.judge))
+        return ModelJudge(self._voice("judge"))
 
-    def _voice(self, role: str, settings: ModelSettings) -> Voice:
-        known = self.roles[role]
+    def panel(self) -> Panel:
+        settings = self.given.settings
+        more = {judge.identity: ModelJudge(self._voice(_extra("judge", judge.identity)))
+                for judge in settings.evaluate.judges}  # fmt: skip
+        return Panel.of(self.judge(), settings.judge.identity, more)
+
+    def _voice(self, name: str) -> Voice:
+        asked, known = self.asked[name], self.known[name]
         speaker = RehearsedSpeaker(
-            role,
-            settings.identity,
-            settings.deciding_options,
+            asked.role,
+            asked.settings.identity,
+            asked.settings.deciding_options,
             self.rehearsal,
+            self.rehearsal.expected[name],
             known.counter.count,
             known.reply_tokens,
         )
-        return Voice(speaker, self.given.templates, self.given.settings.domain, settings.sampling)
+        return Voice(speaker, self.given.templates, self.given.settings.domain, asked.settings.sampling)
 
     def _attempt(self) -> Attempt:
         sampling = self.given.settings.student.sampling
-        text = "word " * round(self.roles["student"].reply_tokens(EVALUATE, sampling.max_tokens))
+        text = "word " * round(self.known["student"].reply_tokens(EVALUATE, sampling.max_tokens))
         return Attempt(text=text, reasoning="", answer=text, model=IMAGINED, weights=IMAGINED)
 
-    def _scores(self, checkpoint: Checkpoint | None, heldout: str) -> Mapping[str, str]:
-        return self.given.records.scores(checkpoint.version, heldout, self.recipes.evaluate()) if checkpoint else {}
+    def _scores(self, version: str | None, heldout: str) -> Mapping[str, str]:
+        return self.given.records.scores(version, heldout, self.recipes.evaluate()) if version else {}
 
     def estimate(self) -> Estimate:
-        expected = self.rehearsal.expected
+        found = {name: _rounded(self.rehearsal.expected[name], self.given.prices[name]) for name in self.asked}
+        roles = dict.fromkeys(model.role for model in self.asked.values())
         return Estimate(
-            roles={name: _rounded(expected[name], self.given.prices[name]) for name in self.roles},
+            roles={
+                role: added(found[name] for name, model in self.asked.items() if model.role == role) for role in roles
+            },
             assumptions=tuple(self._assumptions()),
         )
 
     def _assumptions(self) -> list[str]:
-        settings = self.given.settings
         share = _wrong_share(self.given.records)
         source = "as in this run so far" if share is not None else "assumed"
         said = [f"{self.rehearsal.wrong_share:.0%} of the attempts are judged incorrect ({source})"]
-        for name, role in self.roles.items():
-            model: ModelSettings = getattr(settings, name)
-            said.append(f"{name}: {role.described(model.sampling.max_tokens)}")
+        for name, known in self.known.items():
+            said.append(f"{name}: {known.described(self.asked[name].settings.sampling.max_tokens)}")
         if self.spread:
             said.append(f"rehearsed on {self.questions} questions a stage, of up to {self.spread:,}, and scaled up")
-        if others := [*(m.name for m in settings.evaluate.models), *(j.identity for j in settings.evaluate.judges)]:
-            asked = sum(map(len, self.given.questions.heldout.values()))
-            said.append(
-                f"not counted: {', '.join(others)} (evaluate.models, evaluate.judges) on {asked:,} held-out questions, "
-                "and the judge on the models' replies"
-            )
-        unknown = [name for name in self.roles if self.given.prices[name] is None]
-        said += [f"{name}.price is not given, so what its calls cost is not known" for name in unknown]
+        unknown = [name for name in self.asked if self.given.prices[name] is None]
+        said += [f"{name}: no price is given, so what its calls cost is not known" for name in unknown]
         return said
 
 
 @dataclass(frozen=True, slots=True)
-class _Role:
-    """What is known about the lengths of a role's prompts and replies."""
+class _Known:
+    """What is known about the lengths of a model's prompts and replies, from what its role has said so far."""
 
-    name: str
+    role: str
     counter: TokenCounter
     said: Mapping[str, float]
     """Stage -> mean tokens of a reply, where enough were seen; '' stands for all stages."""
 
     @classmethod
-    def of(cls, name: str, given: Given) -> _Role:
+    def of(cls, name: str, role: str, given: Given) -> _Known:
         counter = given.counters.get(name) or TokenCounter()
-        seen = given.records.newest_calls(name, OBSERVED)
+        seen = given.records.newest_calls(role, OBSERVED)
         known = [call for call in seen if call.input_tokens and call.output_tokens is not None]
         if len(known) < ENOUGH:
-            return cls(name, counter, {})
+            return cls(role, counter, {})
         characters = sum(_characters(call.request) for call in known)
         per_token = characters / sum(call.input_tokens or 0 for call in known)
         counter = TokenCounter(
@@ -430,11 +489,11 @@ class _Role:
         stages = {call.stage for call in known}
         by_stage = {stage: [call.output_tokens or 0 for call in known if call.stage == stage] for stage in stages}
         by_stage[""] = [call.output_tokens or 0 for call in known]
-        return cls(name, counter, {s: sum(said) / len(said) for s, said in by_stage.items() if len(said) >= ENOUGH})
+        return cls(role, counter, {s: sum(said) / len(said) for s, said in by_stage.items() if len(said) >= ENOUGH})
 
     def reply_tokens(self, stage: str, max_tokens: int) -> float:
         seen = self.said.get(stage, self.said.get(""))
-        return max_tokens * REPLY_SHARE[self.name] if seen is None else min(seen, max_tokens)
+        return max_tokens * REPLY_SHARE[self.role] if seen is None else min(seen, max_tokens)
 
     def described(self, max_tokens: int) -> str:
         if "" in self.said:
@@ -455,6 +514,19 @@ def _wrong_share(records: Records) -> float | None:
         (tries - (outcome == Outcome.ACCEPTED)) * n for outcome, tries, n in totals if outcome != Outcome.FAILED
     )
     return wrong / (right + wrong) if right + wrong >= ENOUGH else None
+
+
+def added(roles: Iterable[RoleEstimate]) -> RoleEstimate:
+    """The sum; what one of them costs without a known price is not known of all."""
+    each = list(roles)
+    usd = [role.usd for role in each]
+    return RoleEstimate(
+        calls=sum(role.calls for role in each),
+        reused=sum(role.reused for role in each),
+        input_tokens=sum(role.input_tokens for role in each),
+        output_tokens=sum(role.output_tokens for role in each),
+        usd=None if None in usd else sum(cost for cost in usd if cost is not None),
+    )
 
 
 def _rounded(expected: Expected, price: Price | None) -> RoleEstimate:

@@ -225,7 +225,8 @@ class Measurement:
         """Every judge on what people have labelled of this held-out set."""
         questions = {q.id: q for q in self._pipeline.questions.heldout[heldout]}
         labels = [label for label in self._evaluators.labels if label.id in questions]
-        known = [(label, _labelled(label, last)) for label in labels]
+        replied = {id_: result.attempt for id_, result in last.items()}
+        known = [(label, labelled(label, replied.get(label.id))) for label in labels]
         pairs = [(label, attempt) for label, attempt in known if attempt is not None]
         panel = self._evaluators.panel
         judges: dict[str, Judge] = dict(panel.judges)
@@ -237,7 +238,7 @@ class Measurement:
             for number, (label, attempt) in enumerate(pairs):
                 if label.id == question.id:
                     for name, judge in judges.items():
-                        found[name, number] = await _finding(question, attempt, judge, label)
+                        found[name, number] = await finding(question, attempt, judge, label)
 
         wanted = list(dict.fromkeys(label.id for label, _ in pairs))
         await self._each([questions[id_] for id_ in wanted], judged, "human labels")
@@ -269,17 +270,17 @@ async def _nothing() -> None:
     """A rival is served by itself."""
 
 
-def _labelled(label: Label, last: Mapping[str, Result]) -> Attempt | None:
-    """The reply that a label is about; None where there is none."""
+def labelled(label: Label, last: Attempt | None) -> Attempt | None:
+    """The reply that a label is about: its own, or else the last checkpoint's."""
     if label.reply is None:
-        return last[label.id].attempt if label.id in last else None
+        return last
     parts = split_answer(label.reply)
     return Attempt(
         text=label.reply, reasoning=parts.reasoning, answer=parts.answer, model="labelled", weights="labelled"
     )
 
 
-async def _finding(question: Question, attempt: Attempt, judge: Judge, label: Label) -> str | float | None:
+async def finding(question: Question, attempt: Attempt, judge: Judge, label: Label) -> str | float | None:
     """Of the kind of the label; None is the judge's error."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall

@@ -29,7 +29,7 @@ VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
 
 @dataclass(slots=True)
 class Expected:
-    """Calls of one role, as expected values."""
+    """Calls of one model, as expected values."""
 
     calls: float = 0.0
     reused: float = 0.0
@@ -67,7 +67,8 @@ class Rehearsal:
 class RehearsedSpeaker:
     """A role's model: the stored reply where there is one, else an imagined one of the expected length.
 
-    `tokens` counts a text; `reply_tokens` says how long a reply is in a stage, before `max_tokens` cuts it.
+    `expected` is where its calls are counted; `tokens` counts a text; `reply_tokens` says how long a reply is in a stage,
+    before `max_tokens` cuts it.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class RehearsedSpeaker:
         identity: str,
         options: Mapping[str, Any],
         rehearsal: Rehearsal,
+        expected: Expected,
         tokens: Callable[[str], float],
         reply_tokens: Callable[[str, int], float],
     ) -> None:
@@ -83,6 +85,7 @@ class RehearsedSpeaker:
         self._identity = identity
         self._options = options
         self._rehearsal = rehearsal
+        self._expected = expected
         self._tokens = tokens
         self._reply_tokens = reply_tokens
         self._said = 0
@@ -90,8 +93,7 @@ class RehearsedSpeaker:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
-        rehearsal = self._rehearsal
-        expected = rehearsal.expected[self._role]
+        rehearsal, expected = self._rehearsal, self._expected
         if (stored := self._stored(messages, sampling, occasion)) is not None:
             expected.reused += rehearsal.weight
             return stored

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 import types
 import typing
@@ -367,7 +369,21 @@ class RivalSettings(ModelSettings):
             raise ValueError(f"{name!r} is what a checkpoint of the run is called; choose another name")
         return name
 
+    @property
+    def version(self) -> str:
+        """What the store calls it: another name when anything that decides its replies has changed."""
+        content = [self.identity, self.deciding_options, self.sampling.model_dump(mode="json")]
+        return (
+            f"{self.name}-{hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
+        )
 
+    def greedy(self, students: SamplingParams) -> SamplingParams:
+        """How it decodes when it is evaluated: as the student does, but for what is set for itself."""
+        return decoding("greedy", self.sampling if "sampling" in self.model_fields_set else students)
+
+
+EVALUATED = "evaluated"
+"""The role of the models that are evaluated beside the student (`evaluate.models`)."""
 CHECKPOINT_NAMES = ("base", "finetune", "refine", "self-train")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,24 @@ def test_any_models_are_measured_by_a_panel_against_one_another_and_doubted(proj
     page = (project / "runs/sums/report.html").read_text()
     assert '<th scope="row">rival</th>' in page
     assert status["calls"]["evaluated"]["made"] == 10
+
+
+def estimated_calls(project: Path) -> dict[str, int]:
+    """By role, from the table of `meteor estimate`."""
+    done = meteor("estimate", "meteor.yaml", "--stage", "evaluate", cwd=project)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"(student|judge|evaluated|total)\W+([\d,]+)", done.stdout)
+    return {role: int(calls.replace(",", "")) for role, calls in rows}
+
+
+def test_the_estimate_counts_panels_rivals_and_labels_as_the_evaluation_then_asks_them(project: Path) -> None:
+    told = estimated_calls(project)
+    assert meteor("evaluate", "meteor.yaml", cwd=project).returncode == 0
+    status = json.loads(meteor("status", "runs/sums", "--json", cwd=project).stdout)
+    assert {role: row["made"] for role, row in status["calls"].items()} == {
+        role: calls for role, calls in told.items() if role != "total"
+    }
+    assert set(estimated_calls(project).values()) == {0}
 
 
 def test_report_is_written_where_it_is_wanted_and_its_mistakes_are_one_message(project: Path) -> None:
