@@ -162,7 +162,7 @@ def engine(base_url: str, workload: Workload, folder: Path) -> Cost:
     command = [sys.executable, str(HERE / "probed_meteor.py"), str(probe), "refine", str(config), "--no-train"]
     _, cpu_s, peak_mb = measured([*command, "--run-dir", str(folder / "run")])
     said = json.loads(probe.read_text(encoding="utf-8"))
-    return Cost(said["loop_s"], cpu_s, cpu_s - said["start_cpu_s"], peak_mb, said)
+    return Cost(said["loop_s"], cpu_s, said["end_cpu_s"] - said["start_cpu_s"], peak_mb, said)
 
 
 def write_project(folder: Path, base_url: str, workload: Workload) -> Path:

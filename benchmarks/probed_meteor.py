@@ -3,7 +3,8 @@
     python benchmarks/probed_meteor.py PROBE.json refine CONFIG --no-train --run-dir DIR
 
 Takes the arguments of `meteor` after the file in which it leaves, as JSON: CPU seconds before the event loop began (imports,
-settings) and in all, seconds of the loop, and how late a timer of 5 ms fired (50th, 99th percentile and most, in ms).
+settings), when it had ended and in all (the run's page is written in between), seconds of the loop, and how late a timer of
+5 ms fired (50th, 99th percentile and most, in ms).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ async def _beside(work: Coroutine[Any, Any, Any], report: dict[str, float]) -> A
     finally:
         ticking.cancel()
         ordered = sorted(late_ms) or [0.0]
-        report["loop_s"] = time.perf_counter() - started
+        report["loop_s"], report["end_cpu_s"] = time.perf_counter() - started, cpu_s()
         report |= {"lag_p50": ordered[len(ordered) // 2], "lag_p99": ordered[int(len(ordered) * 0.99)]}
         report["lag_most"] = ordered[-1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .models import SamplingParams
@@ -30,6 +31,7 @@ def call_key(
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+@lru_cache(maxsize=64)
 def deciding(sampling: SamplingParams) -> str:
     """The sampling parameters that decide what is said, as JSON."""
     return sampling.model_dump_json(exclude=None if sampling.beams > 1 else {"max_tokens"})

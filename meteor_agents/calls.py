@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -207,11 +208,16 @@ class RecordedModel:
         return self._weights() if self._weights else self._identity
 
 
-_REQUEST: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+_MESSAGES = TypeAdapter(tuple[ChatMessage, ...])
+
+
+@lru_cache(maxsize=64)
+def _written(sampling: SamplingParams) -> str:
+    return sampling.model_dump_json()
 
 
 def _request(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
-    return _REQUEST.dump_json({"messages": messages, "sampling": sampling}).decode()
+    return f'{{"messages":{_MESSAGES.dump_json(tuple(messages)).decode()},"sampling":{_written(sampling)}}}'
 
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:

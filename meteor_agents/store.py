@@ -23,6 +23,7 @@ from .group_commit import GroupCommit
 from .messages import AnyMessage, Question
 from .models import Completion, FinishReason, Usage
 from .question_pool import QuestionPool
+from .seen_keys import SeenKeys
 from .store_schema import SCHEMA, check_version, create_or_migrate, version_of
 from .traces import Outcome, Trace
 
@@ -283,10 +284,15 @@ class Store(Records):
             connection = _open(path)
             create_or_migrate(connection, path)
             self._position = self._reader.execute("SELECT coalesce(max(position), 0) FROM traces").fetchone()[0]
+            self._seen = SeenKeys(key for (key,) in self._reader.execute("SELECT key FROM calls"))
         except sqlite3.Error as error:
             raise StoreError(_unusable(path, error)) from error
         self._writer = GroupCommit(connection, path)
         self._write = self._writer.write
+
+    def find_call(self, key: str, weights: Sequence[str], max_tokens: int) -> Completion | None:
+        """Most calls are new, and a question to SQLite costs as much as a twentieth of a whole call."""
+        return super().find_call(key, weights, max_tokens) if key in self._seen else None
 
     async def add_call(
         self,
@@ -303,6 +309,7 @@ class Store(Records):
         max_tokens: int,
     ) -> None:
         """`usd` is None where the price is not known. What the model thought first is kept beside the reply."""
+        self._seen.add(key)
         if reply.reasoning:
             self._writer.write_soon(
                 "INSERT OR REPLACE INTO reasoning VALUES (?,?,?,?)", key, reply.weights, max_tokens, reply.reasoning

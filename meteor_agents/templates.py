@@ -17,6 +17,7 @@ import jinja2.meta
 import jinja2.sandbox
 
 from .errors import TemplateError
+from .messages import Message
 from .models import ChatMessage
 
 VARIABLES: Mapping[str, frozenset[str]] = {
@@ -38,6 +39,13 @@ BLOCKS = ("system", "user")
 SUFFIX = ".jinja"
 
 
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """Public attributes of our own immutable messages need no further look; prompts read little else."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return (isinstance(obj, Message) and attr[:1] != "_") or super().is_safe_attribute(obj, attr, value)
+
+
 class Source(NamedTuple):
     """One template's file, and a hash of its text."""
 
@@ -50,7 +58,7 @@ class Templates:
     """The templates of a run, by name. Raises `TemplateError` at once for anything that would fail later."""
 
     def __init__(self, builtin: Path, override: Path | None = None) -> None:
-        self._environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        self._environment = _Sandbox(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
         )
         if override is not None:
