@@ -110,7 +110,7 @@ def test_page_holds_the_figures_of_the_run_as_tables_without_any_script(judged: 
 
 def test_lineage_of_a_pair_is_told_in_words(judged: Path) -> None:
     with closing(open_for_reading(judged / "run.db")) as records:
-        traces, _ = read_traces(records, at_most=1000)
+        traces = list(read_traces(records, at_most=1000))
     told = [message for trace in traces if trace["stage"] == "self-train" for message in trace["messages"]]
     lineages = [message["text"] for message in told if message["kind"] == "lineage"]
     assert lineages

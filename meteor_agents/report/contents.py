@@ -120,17 +120,20 @@ def _over_time(records: Records) -> dict[str, list[tuple[float, int, float]]]:
 _SHOWN = ("kind", "text", "status", "explanation", "guide", "weights", "model", "truncated")
 
 
-def read_traces(records: Records, *, at_most: int) -> tuple[list[dict[str, Any]], int]:
-    """The traces of the run as it is set up now, as the page wants them, and how many more there are."""
-    total = sum(n for stage in records.current_stages() for _, _, n in records.trace_totals(stage.name, stage.recipe))
-    traces: list[dict[str, Any]] = []
+def read_traces(records: Records, *, at_most: int) -> Iterator[dict[str, Any]]:
+    """The traces of the run as it is set up now, as the page wants them."""
     for stage in records.current_stages():
         for row in records.each(
             "SELECT question_id, outcome, tries, question, messages, error FROM traces WHERE stage = ? AND recipe = ?"
-            " ORDER BY position LIMIT ?", stage.name, stage.recipe, at_most - len(traces),
+            " ORDER BY position LIMIT ?", stage.name, stage.recipe, at_most,
         ):  # fmt: skip
-            traces.append(_trace(stage.name, *row))
-    return traces, max(0, total - len(traces))
+            at_most -= 1
+            yield _trace(stage.name, *row)
+
+
+def count_traces(records: Records) -> int:
+    """Of the run as it is set up now."""
+    return sum(n for stage in records.current_stages() for _, _, n in records.trace_totals(stage.name, stage.recipe))
 
 
 def _trace(

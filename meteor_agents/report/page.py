@@ -9,10 +9,13 @@ from __future__ import annotations
 import base64
 import gzip
 import importlib.util
+import io
 import json
 import secrets
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -20,7 +23,7 @@ from meteor_agents.errors import UsageError
 from meteor_agents.store import Records
 
 from .charts import charts
-from .contents import Contents, held_out_traces, read_contents, read_traces
+from .contents import Contents, count_traces, held_out_traces, read_contents, read_traces
 
 HERE = Path(__file__).resolve().parent
 TRACES = 20_000
@@ -43,8 +46,8 @@ def write_report(
     `UsageError` when the page cannot be written.
     """
     contents = read_contents(records)
-    traces, left_out = read_traces(records, at_most=at_most)
-    traces += held_out_traces(records, contents)
+    traces = _packed_rows(chain(read_traces(records, at_most=at_most), held_out_traces(records, contents)))
+    left_out = max(0, count_traces(records) - at_most)
     page = _page(contents, traces, left_out, name, about or {}, library).encode(errors="replace")
     part = out.with_name(f".{out.name}.part")
     try:
@@ -65,7 +68,7 @@ def chart_library() -> str | None:
 
 def _page(
     contents: Contents,
-    traces: list[dict[str, Any]],
+    traces: Packed,
     left_out: int,
     name: str,
     about: dict[str, str],
@@ -86,14 +89,14 @@ def _page(
         status=contents.status,
         headline=_headline(contents),
         sections={section: [chart for chart in drawn if chart["section"] == section] for section in SECTIONS},
-        traces=len(traces),
+        traces=traces.rows,
         left_out=left_out,
         nonce=secrets.token_urlsafe(16),
         css=_own("page.css"),
         script=_own("page.js"),
         data={
             "charts": _packed(json.dumps(drawn)),
-            "traces": _packed(json.dumps(traces)),
+            "traces": traces.text,
             "library": _packed(library) if library else "",
         },
     )
@@ -106,8 +109,26 @@ def _own(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
+class Packed(NamedTuple):
+    """A list of values as the page carries it, and how many they are."""
+
+    text: str
+    rows: int
+
+
 def _packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
+
+
+def _packed_rows(rows: Iterable[dict[str, Any]]) -> Packed:
+    """One after the other, so that memory holds them packed only."""
+    count, packed = 0, io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as out:
+        for row in rows:
+            out.write(("," if count else "[").encode() + json.dumps(row).encode())
+            count += 1
+        out.write(b"]" if count else b"[]")
+    return Packed(base64.b64encode(packed.getvalue()).decode(), count)
 
 
 def _headline(contents: Contents) -> list[tuple[str, str, str, str]]:
