@@ -98,9 +98,11 @@ def open_questions(
 
 def with_overlaps(questions: QuestionSets, observer: Observer, records: Records | None = None) -> QuestionSets:
     """The same questions, with what nearly repeats a training question named, and said where there is any."""
+    if not questions.heldout:
+        return questions
     before = records.meta(OVERLAPS) if records else None
     found = find_overlaps(
-        [*questions.train, *questions.gate], questions.heldout, Overlaps.model_validate(before) if before else None
+        [questions.train, questions.gate], questions.heldout, Overlaps.model_validate(before) if before else None
     )
     for name, one in found.sets.items():
         if one.near:

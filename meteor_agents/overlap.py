@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 
 from .messages import Message, Question
 
 NEAR = 85.0
 """Of 100: how alike two questions are at least to be near-duplicates, by the characters that stay when one is edited into
 the other, the order of their words aside."""
+
+
+AT_ONCE = 5_000
+"""Training questions whose words are in memory at the same time."""
 
 
 class Near(Message):
@@ -46,23 +51,30 @@ class Overlap(Message):
         )
 
 
-def find_overlap(train: Sequence[Question], heldout: Sequence[Question]) -> Overlap:
+def find_overlap(train: Iterable[Question], heldout: Sequence[Question]) -> Overlap:
     """The training question that is most like each held-out one, where they are near-duplicates."""
     from rapidfuzz import fuzz, process
 
-    exact = {" ".join(_words(question)): question.id for question in train}
-    texts = {question.id: " ".join(sorted(_words(question))) for question in train}
-    near: list[Near] = []
-    repeated = 0
-    for question in heldout:
-        words = _words(question)
-        if same := exact.get(" ".join(words)):
-            repeated += 1
-            near.append(Near(heldout=question.id, train=same, alike=1.0))
-        elif found := process.extractOne(" ".join(sorted(words)), texts, scorer=fuzz.ratio, score_cutoff=NEAR):
-            near.append(Near(heldout=question.id, train=found[2], alike=round(found[1] / 100, 4)))
-    near.sort(key=lambda found: (-found.alike, found.heldout))
-    return Overlap(questions=len(heldout), exact=repeated, near=tuple(near))
+    asked = {question.id: _words(question) for question in heldout}
+    same: dict[str, list[str]] = {}
+    for id_, words in asked.items():
+        same.setdefault(" ".join(words), []).append(id_)
+    exact: dict[str, Near] = {}
+    near: dict[str, Near] = {}
+    questions = iter(train)
+    while some := list(islice(questions, AT_ONCE)):
+        read = {question.id: _words(question) for question in some}
+        for train_id, words in read.items():
+            for id_ in same.get(" ".join(words), ()):
+                exact.setdefault(id_, Near(heldout=id_, train=train_id, alike=1.0))
+        texts = {train_id: " ".join(sorted(words)) for train_id, words in read.items()}
+        for id_, words in asked.items():
+            least = 100 * near[id_].alike if id_ in near else NEAR
+            found = process.extractOne(" ".join(sorted(words)), texts, scorer=fuzz.ratio, score_cutoff=least)
+            if found and (id_ not in near or found[1] > least):
+                near[id_] = Near(heldout=id_, train=found[2], alike=found[1] / 100)
+    every = sorted((near | exact).values(), key=lambda found: (-found.alike, found.heldout))
+    return Overlap(questions=len(heldout), exact=len(exact), near=tuple(every))
 
 
 class Overlaps(Message):
@@ -74,16 +86,19 @@ class Overlaps(Message):
 
 
 def find_overlaps(
-    train: Sequence[Question], heldout: Mapping[str, Sequence[Question]], before: Overlaps | None = None
+    train: Sequence[Iterable[Question]], heldout: Mapping[str, Sequence[Question]], before: Overlaps | None = None
 ) -> Overlaps:
-    """By held-out set. `before` is what was found last time; it is the answer where the questions are the same."""
+    """By held-out set, over all parts of `train`.
+
+    `before` is what was found last time; it is the answer where the questions are the same.
+    """
     hashed = hashlib.sha256()
-    for question in (*train, *(question for questions in heldout.values() for question in questions)):
+    for question in chain(*train, *heldout.values()):
         hashed.update(f"{question.id}\0{question.title}\0{question.question}\0".encode())
     of = hashed.hexdigest()[:16]
     if before is not None and before.of == of and before.sets.keys() == heldout.keys():
         return before
-    return Overlaps(of=of, sets={name: find_overlap(train, questions) for name, questions in heldout.items()})
+    return Overlaps(of=of, sets={name: find_overlap(chain(*train), questions) for name, questions in heldout.items()})
 
 
 def _words(question: Question) -> list[str]:

@@ -284,10 +284,10 @@ def test_exact_and_near_duplicates_of_training_questions_are_found() -> None:
 
 def test_overlap_is_looked_for_again_only_when_a_question_has_changed() -> None:
     train, held = [ask("t", "What is one plus one?")], {"held out": [ask("h", "What is two plus two?")]}
-    first = find_overlaps(train, held)
-    assert find_overlaps(train, held, first) is first
+    first = find_overlaps([train], held)
+    assert find_overlaps([train], held, first) is first
     changed = {"held out": [ask("h", "What is one plus one")]}
-    assert find_overlaps(train, changed, first).sets["held out"].exact == 1
+    assert find_overlaps([train], changed, first).sets["held out"].exact == 1
 
 
 # all of it, as a user has it
@@ -402,6 +402,17 @@ def test_the_estimate_counts_panels_rivals_and_labels_as_the_evaluation_then_ask
         role: calls for role, calls in told.items() if role != "total"
     }
     assert set(estimated_calls(project).values()) == {0}
+
+
+def test_near_duplicates_are_the_same_however_many_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = [ask(f"t{i}", f"Which book number {i} was lent to reader {i * i}?") for i in range(40)]
+    held = [ask(f"h{i}", f"Which book number {i} was lent to the reader {i}?") for i in range(12)]
+    at_once = find_overlap(train, held)
+    assert at_once.near
+    monkeypatch.setattr("meteor_agents.overlap.AT_ONCE", 7)
+    assert [(near.heldout, near.alike) for near in find_overlap(train, held).near] == [
+        (near.heldout, near.alike) for near in at_once.near
+    ]
 
 
 def test_report_is_written_where_it_is_wanted_and_its_mistakes_are_one_message(project: Path) -> None:
