@@ -35,14 +35,12 @@ class Contrast(BaseModel):
     """Weight of the weaker model: tokens are ranked by (1 + beta) x own - beta x weaker logits."""
 
 
-class SamplingParams(BaseModel):
+class SamplingParams(BaseModel, frozen=True, extra="forbid"):
     """How a reply is decoded.
 
     `temperature` 0 is greedy. `beams` > 1 is deterministic beam search (temperature and top_p do not apply); a backend
     that cannot do it refuses it by raising `RefusedCallError`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     temperature: float = Field(default=0.7, ge=0)
     top_p: float = Field(default=0.9, gt=0, le=1)
