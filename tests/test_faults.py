@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,16 @@ EXHAUSTED = ["[student: cut always]"]
 """The judge would accept each try."""
 
 
+JUMPING_CLOCK = """
+import itertools, pathlib, time
+
+real, jumps = time.time, itertools.cycle((0, -7200, 86400, 0, 3600, -86400))
+time.time = lambda: real() + next(jumps)
+(pathlib.Path(__file__).parent / "jumped").touch()
+"""
+"""What Python runs before anything else: the time of day goes hours back and forth at every look."""
+
+
 class Project:
     """`meteor refine --no-train` on questions that say what is to go wrong."""
 
@@ -69,6 +80,12 @@ class Project:
             "judge": {**role, "model": "judge", "base_url": judge},
         }
         (folder / "meteor.yaml").write_text(json.dumps(settings))
+        self.environment = dict(os.environ)
+
+    def let_the_clock_jump(self) -> None:
+        (self.folder / "sitecustomize.py").write_text(JUMPING_CLOCK)
+        others = filter(None, [os.environ.get("PYTHONPATH")])
+        self.environment["PYTHONPATH"] = os.pathsep.join([str(self.folder), *others])
 
     @property
     def command(self) -> list[str]:
@@ -76,8 +93,9 @@ class Project:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            self.command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
 
     def __call__(self, code: int = 0) -> str:
         with self.start() as run:
@@ -103,8 +121,10 @@ def test_every_question_is_accounted_for_whatever_the_servers_do(tmp_path: Path)
         student = servers.enter_context(faulty_server(FaultyServer()))
         judge = servers.enter_context(faulty_server(FaultyServer(), port=port, after_s=2.5))  # refuses until then
         project = Project(tmp_path, [*ACCEPTED, *FAILED, *EXHAUSTED], student.url, f"http://127.0.0.1:{port}/v1")
+        project.let_the_clock_jump()
         project()
         traces = project.traces()
+    assert (tmp_path / "jumped").exists()
     assert traces.keys() == {*ACCEPTED, *FAILED, *EXHAUSTED}
     for text in ACCEPTED:
         assert traces[text].outcome is Outcome.ACCEPTED, (text, traces[text].error)
