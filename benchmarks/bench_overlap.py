@@ -169,8 +169,8 @@ def on_a_real_run(run: Path) -> None:
     for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
-            # A seed that the run did not have: no stored reply serves.
-            settings, base = read_config("quickstart", (f"refine.mode={mode}", "student.sampling.seed=20261121"))
+            # Questions that stage 2 has not had: no stored reply serves.
+            settings, base = read_config("quickstart", (f"refine.mode={mode}", "refine.skip=708"))
             told(mode, *asyncio.run(refine(copy, settings, base, None)))
 
 
