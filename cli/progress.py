@@ -22,7 +22,6 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -235,11 +234,10 @@ class LiveView:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
         )
-        self._detail = Text("")
+        self._talk: tuple[RenderableType, ...] = ()
+        self._update: tuple[RenderableType, ...] = ()
         self._live = Live(self._progress, console=console, auto_refresh=False)
         self._drawn_at = clock()
         self._stage: TaskID | None = None
@@ -265,32 +263,36 @@ class LiveView:
                 if self._training is None:
                     self._training = self._progress.add_task(name, total=steps)
                 self._progress.update(self._training, description=name, completed=step, total=steps)
+                self._update = (Text(training_line(event)),)
                 if self._clock() - self._drawn_at >= DRAW_EVERY_S:
-                    self._draw(Text(training_line(event)))
+                    self._draw()
             case UpdateFinished():
                 if self._training is not None:
                     self._progress.remove_task(self._training)
                     self._training = None
+                self._update = ()
             case StageFinished():
                 self._drop_bars()
             case Progressed():
                 if self._stage is not None:
                     self._progress.update(self._stage, completed=event.done)
-                if self._training is None:
-                    self._draw(Text(stage_line(event)), roles_table(event.roles))
+                self._talk = (Text(stage_line(event)), roles_table(event.roles))
+                self._draw()
         text = sentence(event) or self._troubles.sentence(event)
         if text is not None:
             self._console.print(text, markup=False, highlight=False)
 
-    def _draw(self, *below: RenderableType) -> None:
+    def _draw(self) -> None:
+        """Conversations and an update stand below each other: with `refine.mode: overlap` both go on at once."""
         self._drawn_at = self._clock()
-        self._live.update(Group(self._progress, *below), refresh=True)
+        self._live.update(Group(self._progress, *self._update, *self._talk), refresh=True)
 
     def _drop_bars(self) -> None:
         for task in (self._stage, self._training):
             if task is not None:
                 self._progress.remove_task(task)
         self._stage = self._training = None
+        self._talk = self._update = ()
         self._draw()
 
 

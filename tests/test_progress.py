@@ -21,6 +21,8 @@ from meteor_agents.events import (
     QuestionLate,
     StageFinished,
     StageStarted,
+    TrainingProgress,
+    UpdateFinished,
 )
 from meteor_agents.limits import Limits, Throttled
 from meteor_agents.tally import Tally
@@ -140,6 +142,27 @@ def test_both_views_show_the_stage_and_every_role(live: bool) -> None:
     said = out.getvalue()
     for part in ("refine", "student", "judge", "100/20", "0.2500", "q2", "no price", "3 calls in flight", "1 failed"):
         assert part in said, part
+
+
+def test_an_update_that_trains_beside_conversations_does_not_hide_them() -> None:
+    clock, out = Clock(), io.StringIO()
+    tally = Tally(clock)
+    told(tally, clock)
+    console = Console(file=out, force_terminal=True, width=200, height=40)
+    with LiveView(console, clock) as view:
+        view.on_event(StageStarted("refine", 10, 4))
+        view.on_event(TrainingProgress("refine-r1", 3, 8, 1.25, 1e-4, 310.0, 20.0))
+        out.truncate(0)
+        view.on_event(tally.progress())
+        together = out.getvalue()
+        view.on_event(UpdateFinished("refine-r1", 8, 1.0, 20.0, True, ""))
+        out.truncate(0)
+        view.on_event(tally.progress())
+        after = out.getvalue()
+    for part in ("refine-r1", "loss 1.25", "20 s left", "student", "judge"):
+        assert part in together, part
+    assert "loss" not in after
+    assert "judge" in after
 
 
 def test_the_log_holds_sums_of_calls_and_every_other_event(tmp_path: Path) -> None:
