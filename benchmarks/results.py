@@ -141,15 +141,15 @@ def head(given: argparse.Namespace) -> str:
 # What the method brings
 
 Made by `make results` (`{command}`) on {date.today():%Y-%m-%d}: {os.cpu_count()} cores, {platform.machine()}, Python
-{platform.python_version()}; {given.seeds} seed(s), of sampling, training and the choice of
+{platform.python_version()}. {given.seeds} seed{"s" if given.seeds > 1 else ""}, of sampling, training and the choice of
 the gate's questions.{limited}
 
 - *Equal teacher answers.* Each row has had the same ones, those of stage 1. Stages 2 and 3 see further questions, and of
   them only what the verifier says of the student's own replies: right or wrong, and a hint. The verifier knows the
   references, so these stages are not free of supervision; they are free of answers to copy.
 - *Accuracy* is the share of right greedy replies on held-out questions. Each question is averaged over the seeds.
-  Intervals are of 95 % (Wilson's; a gain's, and a profile's, bootstrapped over the questions, paired): they stand for other
-  questions and not for other seeds; each seed's gain is printed beside them.
+  Intervals are of 95 % (Wilson's; a gain's bootstrapped over the questions, paired): they stand for other questions and not
+  for other seeds; each seed's gain is printed beside them.
 - *Shown* means that the interval of the gain excludes 0. Otherwise it says so: this data cannot tell it from nothing.
 """
 
@@ -224,10 +224,7 @@ def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
 
 def share(scores: Scores) -> Interval:
     """Of right replies, each question averaged over the seeds, with Wilson's limits, which hold at 0 and 100 % too."""
-    right, n = math.fsum(scores.values()), len(scores)
-    _, low, high = proportion(round(right), n)
-    value = right / n
-    return Interval(value, min(low, value), max(high, value))
+    return proportion(math.fsum(scores.values()), len(scores))
 
 
 def written(interval: Interval, sign: str = "") -> str:
@@ -235,6 +232,8 @@ def written(interval: Interval, sign: str = "") -> str:
 
 
 def judged(interval: Interval) -> str:
+    if not any(interval):
+        return "+0.0%: no question differs"
     if interval.low > 0:
         return f"{written(interval, '+')}: a gain is shown"
     return f"{written(interval, '+')}: " + ("a loss is shown" if interval.high < 0 else "no difference is shown")

@@ -95,10 +95,11 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
         for other in others:
             apart = difference(arms, heldout, first, other)
             meaning = "" if apart.low > 0 or apart.high < 0 else ": no difference is shown"
-            console.print(f"{other} over {first}: {_written(apart, arms, '+')}{meaning}", highlight=False, markup=False)
+            found_apart = f"{_written(apart, arms, '+')}{meaning}" if any(apart) else "no question differs"
+            console.print(f"{other} over {first}: {found_apart}", highlight=False, markup=False)
     console.print(
-        "Each question's score is averaged over the seeds; intervals are bootstrapped over the questions, and say nothing "
-        "about other seeds. FLOPs are estimated: those of decoding the pairs.",
+        "Each question's score is averaged over the seeds; intervals stand for other questions and say nothing about other "
+        "seeds. FLOPs are estimated: those of decoding the pairs.",
         highlight=False,
     )
 

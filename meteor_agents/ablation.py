@@ -17,7 +17,7 @@ from .pipeline import BASE, Pipeline
 from .profiles import instead
 from .self_training import SelfTraining
 from .settings import Settings
-from .statistics import Interval, mean
+from .statistics import Interval, mean, proportion
 from .strategies import BASE as CONTRAST_BASE
 from .traces import Outcome
 from .training import Checkpoint
@@ -52,15 +52,16 @@ class Arm(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One profile on one held-out set, over all seeds. Intervals are bootstrapped over the questions."""
+    """One profile on one held-out set, over all seeds. Intervals stand for other questions, not for other seeds."""
 
     profile: str
     heldout: str
     seeds: int
     questions: int
     score: Interval
+    """Wilson's interval for shares, bootstrapped over the questions for the criteria."""
     gain: Interval
-    """Over the start, question by question."""
+    """Over the start, question by question; bootstrapped."""
     by_seed: tuple[float, ...]
     """The gain of each seed."""
 
@@ -125,12 +126,13 @@ def difference(arms: Sequence[Arm], heldout: str, one: str, other: str) -> Inter
 def _row(profile: str, heldout: str, arms: Sequence[Arm]) -> Row:
     before, after = (_averaged([getattr(arm, side)[heldout] for arm in arms]) for side in ("start", "end"))
     both = [id_ for id_ in after if id_ in before]
+    reached = [after[id_] for id_ in both]
     return Row(
         profile=profile,
         heldout=heldout,
         seeds=len(arms),
         questions=len(both),
-        score=mean([after[id_] for id_ in both]),
+        score=proportion(math.fsum(reached), len(both)) if max(reached, default=0) <= 1 else mean(reached),
         gain=mean([after[id_] - before[id_] for id_ in both]),
         by_seed=tuple(_gain(arm, heldout) for arm in arms),
     )

@@ -19,8 +19,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def proportion(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Share of successes with Wilson's score interval (Wilson 1927); sound for small n and for 0 and 100 %."""
+def proportion(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Share of successes with Wilson's score interval (Wilson 1927); sound for small n and for 0 and 100 %.
+
+    `successes` may also be the sum of values from 0 to 1, such as means over seeds: these scatter at most as ones and zeros
+    of the same mean do, so that the interval is rather too wide than too narrow.
+    """
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
