@@ -55,8 +55,8 @@ class _Role:
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = None
-    under_way: dict[str, float] = field(default_factory=dict)
-    """Question -> since when, the earliest first."""
+    under_way: dict[str, list[float]] = field(default_factory=dict)
+    """Question -> when its calls began (several at once where n replies are drawn), the question longest in flight first."""
     lately: deque[tuple[float, int]] = field(default_factory=deque)
 
 
@@ -75,8 +75,10 @@ class Tally:
         if kind is CallFinished:
             self._finished(event)  # type: ignore[arg-type]  # this is what `kind` says
         elif kind is CallStarted:
-            self._role(event.role).under_way[event.question_id] = self._clock()  # type: ignore[attr-defined]
+            under_way = self._role(event.role).under_way  # type: ignore[attr-defined]
+            under_way.setdefault(event.question_id, []).append(self._clock())  # type: ignore[attr-defined]
         elif isinstance(event, QuestionFinished):
+            self._settled(event.question_id)
             self._done += 1
             self._outcomes[event.outcome] += 1
             if event.outcome == "accepted":
@@ -84,17 +86,18 @@ class Tally:
         elif isinstance(event, CallFailed):
             role = self._role(event.role)
             role.failed += 1
-            role.under_way.pop(event.question_id, None)
+            _ended(role, event.question_id)
         elif isinstance(event, CallRetried):
             self._role(event.role).retried += 1
         elif isinstance(event, QuestionLate):
+            self._settled(event.question_id)
             self._late += 1
         elif isinstance(event, StageStarted):
             self._start(event.stage, event.questions, event.done)
 
     def in_flight(self) -> int:
         """Calls that are asked and not yet answered, over all roles."""
-        return sum(len(role.under_way) for role in self._roles.values())
+        return sum(map(_in_flight, self._roles.values()))
 
     def progress(self) -> Progressed:
         """Where the stage and its roles stand now."""
@@ -130,7 +133,12 @@ class Tally:
         role.output_tokens += event.output_tokens
         if event.usd is not None:
             role.usd = (role.usd or 0.0) + event.usd
-        role.under_way.pop(event.question_id, None)
+        _ended(role, event.question_id)
+
+    def _settled(self, question_id: str) -> None:
+        """Nothing of this question is under way any more: what has not ended was cancelled."""
+        for role in self._roles.values():
+            role.under_way.pop(question_id, None)
 
     def _role(self, name: str) -> _Role:
         role = self._roles.get(name)
@@ -148,7 +156,7 @@ class Tally:
             reused=role.reused,
             retried=role.retried,
             failed=role.failed,
-            in_flight=len(role.under_way),
+            in_flight=_in_flight(role),
             waiting=limited.waiting if limited else 0,
             input_tokens=role.input_tokens,
             output_tokens=role.output_tokens,
@@ -158,12 +166,25 @@ class Tally:
             concurrency=limited.allowed if limited else None,
             concurrency_why=limited.why() if limited else "",
             slowest_question=slowest[0] if slowest else None,
-            slowest_s=round(now - slowest[1], 1) if slowest else 0.0,
+            slowest_s=round(now - slowest[1][0], 1) if slowest else 0.0,
         )
 
     def _seconds_left(self) -> float | None:
         rate = _rate(self._lately, MINUTE_S)
         return round((self._questions - self._done) / rate, 1) if rate else None
+
+
+def _in_flight(role: _Role) -> int:
+    return sum(map(len, role.under_way.values()))
+
+
+def _ended(role: _Role, question_id: str) -> None:
+    """One call of this question; which of several is not told, and they began together."""
+    began = role.under_way.get(question_id)
+    if began:
+        began.pop()
+    if not began:
+        role.under_way.pop(question_id, None)
 
 
 def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:

@@ -76,6 +76,26 @@ def test_the_tally_says_by_role_what_was_done_and_what_is_under_way() -> None:
     assert tally.in_flight() == 1
 
 
+def test_several_calls_of_one_question_are_counted_each_and_forgotten_with_it() -> None:
+    """As best-of-n has them: 4 draws of each of two questions, one answered, and the others cancelled with the question."""
+    clock = Clock()
+    tally = Tally(clock)
+    tally.on_event(StageStarted("self-train", 2, 0))
+    for question in ("q1", "q2"):
+        for _ in range(4):
+            tally.on_event(CallStarted("student", question))
+    clock.now += 3
+    tally.on_event(CallFinished("student", False, 3.0, 10, 2, "q1"))
+    (student,) = tally.progress().roles
+    assert (student.in_flight, student.slowest_question, student.slowest_s) == (7, "q1", 3.0)
+    tally.on_event(QuestionFinished("self-train", "q1", "failed", 1))
+    (student,) = tally.progress().roles
+    assert (student.in_flight, student.slowest_question) == (4, "q2")
+    for _ in range(4):
+        tally.on_event(CallFinished("student", False, 3.0, 10, 2, "q2"))
+    assert tally.in_flight() == 0
+
+
 def test_the_rate_is_that_of_the_last_seconds() -> None:
     clock = Clock()
     tally = Tally(clock)
