@@ -27,7 +27,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 from meteor_agents.cli.assembly import Wanted, open_pipeline
-from meteor_agents.cli.config_file import read_config
+from meteor_agents.cli.config_file import find_config, read_config
 from meteor_agents.engine import Drain
 from meteor_agents.events import CallFinished, Event
 from meteor_agents.pipeline import Pipeline
@@ -170,8 +170,8 @@ def on_a_real_run(run: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
             # Questions that stage 2 has not had: no stored reply serves.
-            settings, base = read_config("quickstart", (f"refine.mode={mode}", "refine.skip=708"))
-            told(mode, *asyncio.run(refine(copy, settings, base, None)))
+            settings, _ = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
+            told(mode, *asyncio.run(refine(copy, settings, find_config("quickstart").parent, None)))
 
 
 def told(mode: str, calls: Calls, spans: Spans, wall_s: float) -> None:

@@ -2,8 +2,8 @@
 
 Of each domain and seed one whole run of the preset is made, whose stages are the methods that are compared: after stage 1
 it is plain distillation, after stage 2 distillation and refinement, after stage 3 the full method. So all of them have
-had exactly the same teacher answers, those of stage 1. Then the profiles of stage 3 are compared from the first run's
-stage-2 student (`meteor ablate`). Everything is resumed: what is done already is only read.
+had exactly the same teacher answers, those of stage 1. Then, on the quickstart, the profiles of stage 3 are compared from
+the first run's stage-2 student (`meteor ablate`). Everything is resumed: what is done already is only read.
 
     python benchmarks/results.py                     # hours on a CPU: 3 seeds
     python benchmarks/results.py --seeds 1 --limit 8 --out /tmp/results.md     # only to see that it works
@@ -65,7 +65,7 @@ def main() -> None:
     page = [head(given)]
     for domain in given.domains.split(","):
         found = [run(domain, seed, runs / f"{domain}-{seed}", given) for seed in range(given.seeds)]
-        arms = ablation(domain, runs / f"{domain}-0", given)
+        arms = ablation(domain, runs / f"{domain}-0", given) if domain in given.ablate.split(",") else []
         student = read_config(domain, given.set)[0].student.identity
         page.append(section(domain, student, found, arms))
     page.append(FOOT)
@@ -77,6 +77,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--domains", default="quickstart,units", help="presets, with commas")
+    parser.add_argument("--ablate", default="quickstart", help="those of them whose stage 3 is run by every profile")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--profiles", default="own,paper,best", help="of stage 3, for meteor ablate")
     parser.add_argument("--limit", type=int, help="questions a stage and held-out set: for trying this program only")

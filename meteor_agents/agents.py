@@ -80,20 +80,23 @@ class Student:
         stage: str,
         sampling: SamplingParams | None = None,
     ) -> Attempt:
-        """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide."""
+        """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide.
+
+        With a seed, each try has its own: a mistake that is made twice gives the same prompt twice, and with one seed it
+        would be made for ever.
+        """
+        number = len(history) + 1
         reply = await self._voice.speaker.complete(
             self.revise_prompt(question, history) if history else self.prompt(question),
-            sampling or self._voice.sampling,
-            Occasion(stage, question.id, len(history) + 1),
+            _drawn(sampling or self._voice.sampling, number),
+            Occasion(stage, question.id, number),
         )
         return _attempt(reply)
 
     async def decode(self, question: Question, sampling: SamplingParams, *, stage: str, sample: int = 1) -> Said:
         """An attempt as `sampling` says; `sample` tells several of one prompt apart, from 1 on."""
-        if sampling.seed is not None and sampling.temperature > 0:
-            sampling = sampling.model_copy(update={"seed": sampling.seed + sample - 1})
         occasion = Occasion(stage, question.id, sample)
-        reply = await self._voice.speaker.complete(self.prompt(question), sampling, occasion)
+        reply = await self._voice.speaker.complete(self.prompt(question), _drawn(sampling, sample), occasion)
         return Said(_attempt(reply), reply.usage)
 
     async def critique(self, question: Question, draft: Attempt, sampling: SamplingParams, *, stage: str) -> Completion:
@@ -156,6 +159,13 @@ class Student:
             guide=guide.guide if guide else verdict.guide,
             **more,
         )
+
+
+def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
+    """The same sampling for the draw or try of that number, from 1 on: seeded, each has a seed of its own."""
+    if sampling.seed is None or sampling.temperature == 0 or number == 1:
+        return sampling
+    return sampling.model_copy(update={"seed": sampling.seed + number - 1})
 
 
 def _attempt(reply: Completion) -> Attempt:

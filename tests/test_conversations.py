@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,25 @@ def exact() -> VerifierJudge:
 
 def refined(speaker: Speaking, judge: VerifierJudge | ModelJudge, teacher: ModelTeacher | None = None) -> Trace:
     return asyncio.run(conversations.refine(QUESTION, Student(voice(speaker)), judge, iterations=3, guide_by=teacher))
+
+
+def test_each_try_of_a_seeded_student_has_a_seed_of_its_own() -> None:
+    """The same mistake twice gives the same prompt twice: one seed would repeat it to the last try."""
+    student = Speaking([WRONG, WRONG, WRONG])
+    seeded = replace(voice(student), sampling=SamplingParams(temperature=0.7, seed=5))
+    asyncio.run(conversations.refine(QUESTION, Student(seeded), exact(), iterations=3))
+    prompts_, samplings, _ = zip(*student.asked, strict=True)
+    assert prompts_[1] == prompts_[2]
+    assert [sampling.seed for sampling in samplings] == [5, 6, 7]
+
+
+def test_a_greedy_try_is_given_as_it_is() -> None:
+    student = Speaking([WRONG, RIGHT])
+    greedy = SamplingParams(temperature=0, seed=5)
+    asyncio.run(
+        conversations.refine(QUESTION, Student(replace(voice(student), sampling=greedy)), exact(), iterations=3)
+    )
+    assert [sampling for _, sampling, _ in student.asked] == [greedy, greedy]
 
 
 def test_distillation_asks_student_then_teacher_and_the_teacher_sees_the_guideline() -> None:
