@@ -45,17 +45,14 @@ Spans = Sequence[tuple[float, float]]
 
 
 class Pause:
-    """A trainer that takes its time and nothing else, and remembers when it did."""
+    """A trainer that takes its time and nothing else."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self.spans: list[tuple[float, float]] = []
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
-        began = time.monotonic()
         await asyncio.sleep(self._seconds)
         await asyncio.to_thread(folder.mkdir)
-        self.spans.append((began, time.monotonic()))
         return TrainingReport(
             loss=0.5, steps=1, tokens=1, seconds=self._seconds, rows_used=len(job.rows), rows_too_long=0
         )
@@ -85,7 +82,7 @@ class Calls:
 
 
 class Timed:
-    """A real trainer, whose times are remembered."""
+    """A trainer whose times are remembered."""
 
     def __init__(self, inner: Trainer) -> None:
         self._inner = inner
@@ -130,14 +127,11 @@ async def refine(folder: Path, settings: Settings, base: Path, pause_s: float | 
                 pipeline = await open_pipeline(
                     settings, base, directory, store, calls, Drain(), wanted, closing, Tally()
                 )
-                trainer: Pause | Timed
                 if pause_s is not None:
-                    trainer = Pause(pause_s)
+                    pipeline.trainer = Pause(pause_s)
                     pipeline.cast = replace(pipeline.cast, student_server=Named())
-                else:
-                    assert pipeline.trainer is not None
-                    trainer = Timed(pipeline.trainer)
-                pipeline.trainer = trainer
+                assert pipeline.trainer is not None
+                pipeline.trainer = trainer = Timed(pipeline.trainer)
                 began = time.monotonic()
                 await Pipeline.refine(pipeline)
                 return calls, trainer.spans, time.monotonic() - began

@@ -24,7 +24,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from meteor_agents.ablation import Arm, difference, rows
+from meteor_agents.ablation import Arm, Scores, averaged, difference, rows
 from meteor_agents.cli.ablating import ARMS, FOLDER, FOUND
 from meteor_agents.cli.config_file import read_config
 from meteor_agents.evaluation import RESULT
@@ -43,8 +43,6 @@ METHODS = {
 }
 STAGES = {"finetune": ("distill", "finetune"), "refine": ("refine",), "self-train": ("self-train",)}
 """Whose seconds count for a method, besides those of the methods before it."""
-
-Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +213,6 @@ def paired(pairs: Sequence[tuple[Scores, Scores]]) -> Interval:
     """The gain by question, averaged over the seeds."""
     gains = averaged([{id_: after[id_] - before[id_] for id_ in after if id_ in before} for before, after in pairs])
     return mean(list(gains.values()))
-
-
-def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
-    first, *others = seeds
-    common = [id_ for id_ in first if all(id_ in scores for scores in others)]
-    return {id_: math.fsum(scores[id_] for scores in seeds) / len(seeds) for id_ in common}
 
 
 def share(scores: Scores) -> Interval:

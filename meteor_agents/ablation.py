@@ -119,12 +119,12 @@ def rows(arms: Sequence[Arm]) -> list[Row]:
 
 def difference(arms: Sequence[Arm], heldout: str, one: str, other: str) -> Interval:
     """How much better `other` is than `one`, question by question, each averaged over its seeds."""
-    first, second = (_averaged([arm.end[heldout] for arm in arms if arm.profile == name]) for name in (one, other))
+    first, second = (averaged([arm.end[heldout] for arm in arms if arm.profile == name]) for name in (one, other))
     return mean([second[id_] - first[id_] for id_ in first if id_ in second])
 
 
 def _row(profile: str, heldout: str, arms: Sequence[Arm]) -> Row:
-    before, after = (_averaged([getattr(arm, side)[heldout] for arm in arms]) for side in ("start", "end"))
+    before, after = (averaged([getattr(arm, side)[heldout] for arm in arms]) for side in ("start", "end"))
     both = [id_ for id_ in after if id_ in before]
     reached = [after[id_] for id_ in both]
     return Row(
@@ -144,7 +144,7 @@ def _gain(arm: Arm, heldout: str) -> float:
     return math.fsum(after[id_] - before[id_] for id_ in both) / max(1, len(both))
 
 
-def _averaged(seeds: Sequence[Scores]) -> dict[str, float]:
+def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
     """Of the questions that every seed has a score for, the mean over the seeds."""
     first, *others = seeds
     common = [id_ for id_ in first if all(id_ in scores for scores in others)]
