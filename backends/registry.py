@@ -8,117 +8,51 @@ those of our own.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-
-from meteor_agents.backends.checkpoint_folder import missing_parts
-from meteor_agents.backends.reference import NAME as REFERENCE
+from meteor_agents.backends.base_model import base_checkpoint, base_version, how_to_get, model_folder, trains_here
+from meteor_agents.backends.options import (
+    AnthropicOptions,
+    ScriptedOptions,
+    ServerOptions,
+    Surroundings,
+    TransformersOptions,
+    checked_key,
+    headers,
+    noting,
+    options_of,
+    served_name,
+)
+from meteor_agents.backends.options import Options as Options  # the public path for backends outside this package
 from meteor_agents.errors import RefusedCallError, SettingsError
+from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.models import ChatMessage, ChatModel
-from meteor_agents.settings import STAGES_THAT_TRAIN, ModelSettings, Settings
-from meteor_agents.training import Checkpoint, Trainer
+from meteor_agents.settings.settings import STAGES_THAT_TRAIN, ModelSettings, Settings
+from meteor_agents.training import Trainer
+from meteor_agents.weight_files import missing_parts
 
 ENTRY_POINTS = "meteor_agents.backends"
-HIDDEN = "***"
-"""What a run directory's config.yaml holds in the place of a header's value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a backend may use of the run that it is opened for."""
-
-    logs: Path | None = None
-    """The folder for what a launched server writes; None: one for temporary files."""
-    note: Callable[[str], None] = lambda sentence: None
-    """Hears what the people who watch the run should know."""
 
 
-class Options(BaseModel):
-    """The settings of one backend beyond those that every model has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class TransformersOptions(Options):
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_batch: int = 64
-    """Sequences decoded together, beams counted."""
-    quantization: dict[str, Any] | None = None
-    """transformers' `quantization_config`, for example {quant_method: bitsandbytes, load_in_8bit: true}."""
 
 
-class EndpointOptions(Options):
-    """What every server that is asked over HTTP can be given."""
-
-    api_key_env: str | None = None
-    """The environment variable that holds the key."""
-    headers: dict[str, str] = {}
-    """Sent along as they are; none may be a credential."""
-    headers_env: dict[str, str] = {}
-    """Header -> the environment variable that holds its value."""
-    json_schema: bool = True
-    """Hold replies that are read by a program (verdicts, scores) to a JSON schema, where the server can."""
-
-    @field_validator("headers")
-    @classmethod
-    def _no_credentials(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if _CREDENTIAL.search(name):
-                raise ValueError(
-                    f"{name} looks like a credential, and a settings file must hold none; export it as an environment "
-                    f"variable and write api_key_env: VARIABLE, or headers_env: {{{name}: VARIABLE}}"
-                )
-            if value == HIDDEN:
-                raise ValueError(f"the value of {name} was left out when these settings were saved; write it again")
-        return headers
 
 
-class ServerOptions(EndpointOptions):
-    base_url: str
-    query: dict[str, str] = {}
-    """Added to the URL, for example Azure's api-version; none may be a credential."""
-    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the server calls the limit of a reply's tokens. A server that asks for the other name gets it by itself."""
-
-    @field_validator("query")
-    @classmethod
-    def _no_credentials_in_the_url(cls, query: dict[str, str]) -> dict[str, str]:
-        for name in query:
-            if _CREDENTIAL.search(name):
-                raise ValueError(
-                    f"{name} looks like a credential; send it as a header: headers_env: {{NAME: VARIABLE}}"
-                )
-        return query
 
 
-class AnthropicOptions(EndpointOptions):
-    base_url: str = "https://api.anthropic.com"
-    api_key_env: str | None = "ANTHROPIC_API_KEY"
 
 
-_CREDENTIAL = re.compile(
-    r"authoriz|token|secret|password|cookie|credential|apikey|(?<![a-z])(auth|key)(?![a-z])", re.IGNORECASE
-)
 
 
-class ScriptedOptions(Options):
-    replies: tuple[str, ...] = ()
-    function: str | None = None
-    """module:function of (messages, sampling) -> reply."""
-    cycle: bool = False
 
 
-AnyOptions = TypeVar("AnyOptions", bound=Options)
 Opener = Callable[[str, ModelSettings, Surroundings], ChatModel]
 
 
@@ -132,8 +66,8 @@ def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | 
 
 def open_trainer(settings: Settings) -> Trainer:
     """What trains the student; the training settings of every stage can be used. Raises `SettingsError`."""
-    from meteor_agents.backends.deepspeed_config import check_training
-    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
+    from meteor_agents.backends.training.config import check_training
+    from meteor_agents.backends.training.trainer import DeepSpeedTrainer
 
     for stage in STAGES_THAT_TRAIN:
         training = settings.training_for(getattr(settings, stage))
@@ -154,11 +88,11 @@ def check_trainable(settings: ModelSettings) -> None:
         raise SettingsError(
             "student.quantization: quantised weights are not replaced by trained ones; leave it out, or use --no-train"
         )
-    folder = _model_folder("student", settings)
+    folder = model_folder("student", settings)
     if not folder.is_dir():
         raise SettingsError(
             f"student.model: {settings.model!r} is no folder on this machine, and training starts from one; "
-            f"{_how_to_get(settings)}"
+            f"{how_to_get(settings)}"
         )
     if missing := missing_parts(folder):
         raise SettingsError(f"student.model: training cannot start from {folder}: it lacks {', '.join(missing)}")
@@ -168,7 +102,7 @@ def check_chat(settings: ModelSettings) -> None:
     """What is learned from chats is learned as it was said. Raises `SettingsError` where the chat template prevents that."""
     from transformers import AutoTokenizer
 
-    from meteor_agents.backends.chat_template import conversation_ids
+    from meteor_agents.backends.local.chat_template import conversation_ids
 
     said = [ChatMessage(role=role, content=content) for role, content in _A_CHAT]
     try:
@@ -185,11 +119,6 @@ _A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
 )
 
 
-def trains_here(settings: ModelSettings) -> bool:
-    """Whether this backend serves weights of this machine, where they can be trained, and takes new ones."""
-    if settings.backend == "sglang":
-        return settings.model is not None and _model_folder("student", settings).is_dir()
-    return settings.backend == "transformers"
 
 
 def costs_money(settings: ModelSettings) -> bool:
@@ -199,58 +128,24 @@ def costs_money(settings: ModelSettings) -> bool:
     return settings.backend not in ("transformers", "scripted", REFERENCE, "")
 
 
-def base_checkpoint(settings: ModelSettings) -> Checkpoint:
-    """The student that no one has trained yet. Only one that is trained here has a path."""
-    path = _model_folder("student", settings) if trains_here(settings) else Path()
-    return Checkpoint(version=base_version(settings), path=path)
 
 
-def base_version(settings: ModelSettings) -> str:
-    """The weights version of a student that no one has trained yet: `base`, and which model that is."""
-    return f"base-{hashlib.sha256(settings.identity.encode()).hexdigest()[:8]}"
 
 
 def backend_names() -> list[str]:
     return sorted({*_BUILTIN, REFERENCE, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
-def options_of(role: str, settings: ModelSettings, model: type[AnyOptions]) -> AnyOptions:
-    """The backend's own settings, checked. Raises `SettingsError` naming the role and the nearest known key."""
-    try:
-        return model.model_validate(settings.options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        key = f"{role}.{'.'.join(str(part) for part in first['loc'])}"
-        if first["type"] == "extra_forbidden":
-            known = [*model.model_fields, *ModelSettings.model_fields]
-            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise SettingsError(f"unknown setting {key!r} for the backend {settings.backend}; {hint}") from error
-        raise SettingsError(f"{key}: {message} (backend {settings.backend})") from error
 
 
-def _model_folder(role: str, settings: ModelSettings) -> Path:
-    """The folder of a fetched model; else the name as a path, which may also be a name of the Hugging Face hub."""
-    from meteor_agents.backends.model_catalog import resolve
-
-    if settings.model is None:
-        raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs a model folder or name")
-    return resolve(settings.model) or Path(settings.model).expanduser()
 
 
-def _how_to_get(settings: ModelSettings) -> str:
-    from meteor_agents.backends.model_catalog import CATALOG
-
-    if settings.model in CATALOG:
-        return f"fetch it first: meteor models fetch {settings.model}"
-    return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
 
 
 def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     options = options_of(role, settings, TransformersOptions)
-    folder = _model_folder(role, settings)
-    from meteor_agents.backends.transformers_local import TransformersModel
+    folder = model_folder(role, settings)
+    from meteor_agents.backends.local.model import TransformersModel
 
     return TransformersModel(
         folder,
@@ -264,7 +159,7 @@ def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings
 
 
 def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
-    from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
+    from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
 
     options = options_of(role, settings, ServerOptions)
     return OpenAICompatibleModel(
@@ -282,7 +177,7 @@ def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> C
 
 
 def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
-    from meteor_agents.backends.anthropic_messages import AnthropicModel
+    from meteor_agents.backends.http.anthropic_messages import AnthropicModel
 
     options = options_of(role, settings, AnthropicOptions)
     if settings.sampling.seed is not None:
@@ -299,45 +194,20 @@ def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -
     )
 
 
-def noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
-    """Notes about a role begin with its name."""
-    return lambda sentence: surroundings.note(f"{role}: {sentence}")
 
 
 def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
-    from meteor_agents.backends.sglang_opening import open_sglang
+    from meteor_agents.backends.sglang_servers.opening import open_sglang
 
     return open_sglang(role, settings, surroundings)
 
 
-def served_name(role: str, settings: ModelSettings) -> str:
-    """The name that the server uses. Raises `SettingsError` when there is none."""
-    if settings.model is None:
-        raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
-    return settings.model
 
 
-def headers(role: str, options: EndpointOptions) -> dict[str, str]:
-    """Those of the settings, the secret ones out of the environment."""
-    secret = {
-        header: _from_environment(f"{role}.headers_env.{header}", variable)
-        for header, variable in options.headers_env.items()
-    }
-    return {**options.headers, **secret}
 
 
-def checked_key(role: str, options: EndpointOptions) -> str | None:
-    """The variable that holds the key, which is there."""
-    if options.api_key_env:
-        _from_environment(f"{role}.api_key_env", options.api_key_env)
-    return options.api_key_env
 
 
-def _from_environment(setting: str, variable: str) -> str:
-    value = os.environ.get(variable, "").strip()
-    if not value:
-        raise SettingsError(f"{setting}: the environment variable {variable} is not set; export it and run again")
-    return value
 
 
 def _scripted(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:

@@ -59,7 +59,7 @@ def aiohttp_client(base_url: str, in_flight: int) -> tuple[Ask, Close]:
 
 
 def httpx_client(base_url: str, in_flight: int) -> tuple[Ask, Close]:
-    from meteor_agents.backends.openai_compatible import OpenAICompatibleModel
+    from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
     from meteor_agents.models import ChatMessage, SamplingParams
 
     models = {name: OpenAICompatibleModel(name, base_url, connections=in_flight) for name in ("student", "judge")}

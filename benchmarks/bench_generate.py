@@ -85,7 +85,7 @@ def requests(count: int, seed: int = 0) -> list[Request]:
 
 
 def decode_ours(side: Side, asked: Sequence[Request], dtype: str) -> Cost:
-    from meteor_agents.backends.transformers_local import TransformersModel
+    from meteor_agents.backends.local.model import TransformersModel
     from meteor_agents.models import ChatMessage, SamplingParams
 
     model = TransformersModel(MODEL, device="cpu", dtype=dtype, max_batch=side.batch)
@@ -115,8 +115,8 @@ def decode_by_generate(side: Side, asked: Sequence[Request], dtype: str) -> Cost
     import torch
     import transformers
 
-    from meteor_agents.backends.chat_template import end_of_turn_id, prompt_ids
-    from meteor_agents.backends.model_catalog import resolve
+    from meteor_agents.backends.local.catalog import resolve
+    from meteor_agents.backends.local.chat_template import end_of_turn_id, prompt_ids
     from meteor_agents.models import ChatMessage
 
     folder = resolve(MODEL)

@@ -26,15 +26,15 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from meteor_agents.cli.assembly import Wanted, open_pipeline
-from meteor_agents.cli.config_file import find_config, read_config
-from meteor_agents.engine import Drain
+from meteor_agents.assembly.config_file import find_config, read_config
+from meteor_agents.assembly.opening import Wanted, open_pipeline
+from meteor_agents.calls.tally import Tally
 from meteor_agents.events import CallFinished, Event
-from meteor_agents.pipeline import Pipeline
-from meteor_agents.run_directory import RunDirectory
-from meteor_agents.settings import Settings, load_settings
-from meteor_agents.store import Store
-from meteor_agents.tally import Tally
+from meteor_agents.pipeline.engine import Drain
+from meteor_agents.pipeline.pipeline import Pipeline
+from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.store.run_directory import RunDirectory
+from meteor_agents.store.store import Store
 from meteor_agents.training import Trainer, TrainingJob, TrainingReport
 
 HERE = Path(__file__).resolve().parent

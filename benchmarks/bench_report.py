@@ -19,8 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from meteor_agents.messages import Attempt, Guide, Question, Status, Verdict  # noqa: E402
 from meteor_agents.traces import Outcome, Trace  # noqa: E402
-from tests.browser import CHROMIUM, opened  # noqa: E402
-from tests.test_report import page_of, write_traces  # noqa: E402
+from tests.cli.test_report import page_of, write_traces  # noqa: E402
+from tests.support.browser import CHROMIUM, opened  # noqa: E402
 
 WORDS = [
     f"{a}{b}" for a in ("re", "un", "de", "in", "co", "ex") for b in ("vise", "fold", "tain", "sist", "pose", "tend")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from meteor_agents.messages import Attempt, Question, Status, Verdict
 from meteor_agents.models import Completion, FinishReason, Usage
-from meteor_agents.store import Store
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 
 WORDS = "what six times seven is, and why " * 15
@@ -79,8 +79,8 @@ def status(run: Path) -> None:
 
 
 def read_only(run: Path) -> None:
-    from meteor_agents.status import read_status
-    from meteor_agents.store import open_for_reading
+    from meteor_agents.analysis.status import read_status
+    from meteor_agents.store.store import open_for_reading
 
     with closing(open_for_reading(run / "run.db")) as records:
         read_status(records)

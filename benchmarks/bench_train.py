@@ -130,7 +130,7 @@ def _pss(process: int) -> int:
 
 
 def _fetched() -> Path:
-    from meteor_agents.backends.model_catalog import resolve
+    from meteor_agents.backends.local.catalog import resolve
 
     folder = resolve("smollm2-135m")
     if folder is None:
@@ -142,8 +142,8 @@ def _questions(count: int) -> list[dict[str, Any]]:
     """The quickstart's rows: messages to answer, and the answer."""
     from meteor_agents import prompts
     from meteor_agents.configs import quickstart
-    from meteor_agents.questions import read_questions
-    from meteor_agents.templates import Templates
+    from meteor_agents.data.questions import read_questions
+    from meteor_agents.method.templates import Templates
 
     home = Path(quickstart.__file__).parent
     templates = Templates(Path(prompts.__file__).parent, home / "prompts")
@@ -164,7 +164,7 @@ def _examples(count: int) -> tuple[Any, ...]:
 
 
 def _ours(name: str, model: Path, count: int) -> dict[str, Any]:
-    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
+    from meteor_agents.backends.training.trainer import DeepSpeedTrainer
     from meteor_agents.training import Checkpoint, TrainingJob, TrainingSettings
 
     job = TrainingJob(
@@ -201,7 +201,7 @@ def _trl(name: str, model: Path, count: int) -> dict[str, Any]:
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from meteor_agents.backends.hardware import pick_device, pick_dtype
+    from meteor_agents.backends.local.hardware import pick_device, pick_dtype
 
     device = pick_device()
     rows = [
@@ -263,7 +263,7 @@ def _trl(name: str, model: Path, count: int) -> dict[str, Any]:
 
 
 def _updates(name: str, model: Path, count: int) -> dict[str, Any]:
-    from meteor_agents.backends.deepspeed_trainer import DeepSpeedTrainer
+    from meteor_agents.backends.training.trainer import DeepSpeedTrainer
     from meteor_agents.training import Checkpoint, TrainingJob, TrainingSettings
 
     rows = _examples(count)

@@ -22,7 +22,7 @@ TICK_S = 0.005
 
 
 def main(out: Path) -> None:
-    from meteor_agents import event_loop
+    from meteor_agents.cli import event_loop
     from meteor_agents.cli import main as meteor
 
     report: dict[str, float] = {}

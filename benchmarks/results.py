@@ -24,14 +24,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from meteor_agents.ablation import Arm, Scores, averaged, difference, rows
-from meteor_agents.cli.ablating import ARMS, FOLDER, FOUND
-from meteor_agents.cli.config_file import read_config
-from meteor_agents.evaluation import RESULT
+from meteor_agents.analysis.ablation import Arm, Scores, averaged, difference, rows
+from meteor_agents.analysis.status import read_status
+from meteor_agents.assembly.config_file import read_config
+from meteor_agents.cli.commands.ablate import ARMS, FOLDER, FOUND
+from meteor_agents.evaluation.grading import RESULT
+from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Status
-from meteor_agents.statistics import Interval, mean, proportion
-from meteor_agents.status import read_status
-from meteor_agents.store import Records, open_for_reading
+from meteor_agents.store.store import Records, open_for_reading
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"

@@ -51,7 +51,7 @@ def _stage_command(name: str, what: str) -> None:
         no_train: NoTrain = False,
         fresh: Fresh = False,
     ) -> None:
-        from meteor_agents.cli.running import RunRequest, run_stage
+        from meteor_agents.cli.commands.run import RunRequest, run_stage
 
         run_stage(name, RunRequest(config, run_dir, tuple(set_ or ()), limit, no_train, fresh))
 
@@ -76,7 +76,7 @@ def finetune(
     ] = None,
 ) -> None:
     """Stage 1, training: fine-tune the student on the teacher's answers, or on rows of your own."""
-    from meteor_agents.cli.running import RunRequest, run_stage
+    from meteor_agents.cli.commands.run import RunRequest, run_stage
 
     run_stage("finetune", RunRequest(config, run_dir, tuple(set_ or ()), limit, no_train, fresh, data))
 
@@ -89,7 +89,7 @@ _stage_command("evaluate", "Score every checkpoint of the run on the held-out qu
 @app.command()
 def check(config: Config, set_: Set = None) -> None:
     """Check settings, templates, questions, keys and servers, with one tiny call a role."""
-    from meteor_agents.cli.checking import check_config
+    from meteor_agents.cli.commands.check import check_config
 
     check_config(config, tuple(set_ or ()))
 
@@ -107,7 +107,7 @@ def estimate(
     ] = "run",
 ) -> None:
     """Say what a run will ask of whom: calls, tokens and money by role, less what its run directory holds already."""
-    from meteor_agents.cli.estimating import estimate_config
+    from meteor_agents.cli.commands.estimate import estimate_config
 
     estimate_config(config, stage=stage, run_dir=run_dir, overrides=tuple(set_ or ()), limit=limit, no_train=no_train)
 
@@ -124,7 +124,7 @@ def ablate(
     limit: Limit = None,
 ) -> None:
     """Run several profiles of stage 3 from the run's stage-2 checkpoint, and print them side by side. Resumes."""
-    from meteor_agents.cli.ablating import ablate as run_ablation
+    from meteor_agents.cli.commands.ablate import ablate as run_ablation
 
     run_ablation(config, profiles=profiles, seeds=seeds, run_dir=run_dir, overrides=tuple(set_ or ()), limit=limit)
 
@@ -132,7 +132,7 @@ def ablate(
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Make a folder with settings, example questions and the prompts, ready to edit."""
-    from meteor_agents.cli.starting import make_project
+    from meteor_agents.cli.commands.init import make_project
 
     make_project(folder)
 
@@ -140,7 +140,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
 @app.command()
 def status(run: Run, json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Where a run stands."""
-    from meteor_agents.cli.showing import show_status
+    from meteor_agents.cli.commands.status import show_status
 
     show_status(run, as_json=json_)
 
@@ -154,7 +154,7 @@ def traces(
     limit: Annotated[int, typer.Option(min=1, help="At most so many lines.")] = 50,
 ) -> None:
     """List a run's traces, or show one question's in full."""
-    from meteor_agents.cli.showing import show_traces
+    from meteor_agents.cli.commands.status import show_traces
 
     show_traces(run, question=question, stage=stage, outcome=outcome, limit=limit)
 
@@ -166,7 +166,7 @@ def replay(
     set_: Set = None,
 ) -> None:
     """Hold a run's conversations again out of its directory: no model is asked. Exit code 1 where something differs."""
-    from meteor_agents.cli.replaying import replay_run
+    from meteor_agents.cli.commands.replay import replay_run
 
     replay_run(run, question, tuple(set_ or ()))
 
@@ -178,7 +178,7 @@ def report(
     traces: Annotated[int, typer.Option(min=0, help="At most so many traces in it.")] = 20_000,
 ) -> None:
     """Write a run as one page of HTML: results, charts, cost, trust, and a browser of its traces."""
-    from meteor_agents.cli.reporting import report_run
+    from meteor_agents.cli.commands.report import report_run
 
     report_run(run, out=out, traces=traces)
 
@@ -195,7 +195,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's accepted examples, preference pairs or traces as a file."""
-    from meteor_agents.cli.exporting import export_run
+    from meteor_agents.cli.commands.export import export_run
 
     export_run(run, what=what, file_format=format_, out=out, llama_factory=llama_factory)
 
@@ -203,7 +203,7 @@ def export(
 @models.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(help="For example smollm2-135m.")]) -> None:
     """Fetch a model's weights, verify them and convert them once into the cache."""
-    from meteor_agents.backends.model_catalog import fetch as fetch_model
+    from meteor_agents.backends.local.catalog import fetch as fetch_model
 
     folder = fetch_model(name, say=typer.echo)
     typer.echo(str(folder))
@@ -212,7 +212,7 @@ def fetch(name: Annotated[str, typer.Argument(help="For example smollm2-135m.")]
 @prompts.command("list")
 def prompts_list(dir_: PromptsDir = None) -> None:
     """Every template, what it may use, and which file it comes from."""
-    from meteor_agents.cli.prompting import list_prompts
+    from meteor_agents.cli.commands.prompts import list_prompts
 
     list_prompts(dir_)
 
@@ -220,7 +220,7 @@ def prompts_list(dir_: PromptsDir = None) -> None:
 @prompts.command("show")
 def prompts_show(name: str, dir_: PromptsDir = None) -> None:
     """A template's text."""
-    from meteor_agents.cli.prompting import show_prompt
+    from meteor_agents.cli.commands.prompts import show_prompt
 
     show_prompt(name, dir_)
 
@@ -232,7 +232,7 @@ def prompts_render(
     dir_: PromptsDir = None,
 ) -> None:
     """The messages that a template makes of a question."""
-    from meteor_agents.cli.prompting import render_prompt
+    from meteor_agents.cli.commands.prompts import render_prompt
 
     render_prompt(name, config, dir_)
 
@@ -240,7 +240,7 @@ def prompts_render(
 @prompts.command("lint")
 def prompts_lint(dir_: PromptsDir = None) -> None:
     """Check every template: it parses, its variables are known, it renders."""
-    from meteor_agents.cli.prompting import lint_prompts
+    from meteor_agents.cli.commands.prompts import lint_prompts
 
     lint_prompts(dir_)
 
@@ -248,7 +248,7 @@ def prompts_lint(dir_: PromptsDir = None) -> None:
 @prompts.command("export")
 def prompts_export(folder: Annotated[Path, typer.Argument(help="Where to copy the built-in templates.")]) -> None:
     """Copy the built-in templates to a folder, to edit them there."""
-    from meteor_agents.cli.prompting import export_prompts
+    from meteor_agents.cli.commands.prompts import export_prompts
 
     export_prompts(folder)
 

@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from meteor_agents.calls.server import AS_SET
 from meteor_agents.errors import StoreError
 from meteor_agents.events import (
     CallFailed,
@@ -48,7 +49,6 @@ from meteor_agents.events import (
     TrainingProgress,
     UpdateFinished,
 )
-from meteor_agents.servers import AS_SET
 
 PLAIN_EVERY_S = 10.0
 """Seconds between two plain lines about the same thing."""

@@ -11,16 +11,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from meteor_agents.analysis.status import read_status
 from meteor_agents.cli.progress import duration
-from meteor_agents.comparison import Shares
-from meteor_agents.differences import Difference
-from meteor_agents.evaluation import ACCURACY, OVERALL, Metrics, figure
-from meteor_agents.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
-from meteor_agents.pipeline import LINEAGE
-from meteor_agents.recipes import FINETUNE
-from meteor_agents.status import read_status
-from meteor_agents.store import open_for_reading
-from meteor_agents.trust import Trust
+from meteor_agents.evaluation.comparison import Shares
+from meteor_agents.evaluation.differences import Difference
+from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Metrics, figure
+from meteor_agents.evaluation.judge_reliability import Trust
+from meteor_agents.pipeline.checkpoints import LINEAGE
+from meteor_agents.pipeline.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
+from meteor_agents.pipeline.recipes import FINETUNE
+from meteor_agents.store.store import open_for_reading
 
 TITLES = {
     "base": "untrained",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from meteor_agents.errors import ModelError
 
 
 class ChatMessage(BaseModel):
@@ -111,95 +113,82 @@ class ChatModel(Protocol):
     async def aclose(self) -> None: ...
 
 
-@runtime_checkable
-class LoadsWeights(Protocol):
-    """A model whose weights can be replaced while it stays up."""
-
-    @property
-    def weights(self) -> str: ...
-
-    async def load_weights(self, folder: Path, version: str) -> None:
-        """Serve the Hugging Face folder `folder` from the next call on; replies then carry `version`.
-
-        Calls in flight finish with the weights they started with. Raises `ModelError` and keeps the old weights when
-        the folder cannot be loaded.
-        """
-        ...
 
 
-@runtime_checkable
-class DecodesBeams(Protocol):
-    """A model that honours `SamplingParams.beams`."""
 
-    @property
-    def max_beams(self) -> int: ...
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What a model, or its server, says of itself."""
+class Occasion:
+    """What a call is for. `tries` tells calls apart that would otherwise ask for the same reply again."""
 
-    served: tuple[str, ...] = ()
-    """The names of the models that it serves; empty where it does not say."""
-    context: int | None = None
-    """How many tokens it reads and writes in one call; None where it does not say."""
-
-
-@runtime_checkable
-class TellsFacts(Protocol):
-    """A model that can be asked about itself, at no cost."""
-
-    async def facts(self) -> ModelFacts:
-        """What is known now. Never raises `ModelError`: what cannot be found out is left out."""
-        ...
+    stage: str
+    question_id: str
+    tries: int = 1
+    again: int = 0
+    """How often the very same was asked before, because the reply could not be read."""
 
 
-@runtime_checkable
-class Contrasts(Protocol):
-    """A model that honours `SamplingParams.contrast`."""
+class Speaker(Protocol):
+    """A chat model as agents see it; `calls.RecordedModel` is the one that remembers."""
 
-    @property
-    def contrasts(self) -> bool: ...
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion: ...
 
 
-@runtime_checkable
-class ScoresReplies(Protocol):
-    """A model that honours `SamplingParams.score`."""
+class Likelihood(NamedTuple):
+    """How likely a model finds a reply: the sum of its tokens' natural log-probabilities, end of turn included."""
+
+    total: float
+    tokens: int
 
     @property
-    def scores_replies(self) -> bool: ...
+    def mean(self) -> float:
+        return self.total / max(1, self.tokens)
+
+    def written(self) -> str:
+        """The text that `read` reads back as this."""
+        return json.dumps({"log_likelihood": self.total, "tokens": self.tokens})
+
+    @classmethod
+    def read(cls, text: str, model: str) -> Likelihood:
+        """Raises `ModelError` for any other text: the model does not score replies."""
+        try:
+            content = json.loads(text)
+            return cls(float(content["log_likelihood"]), int(content["tokens"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{model} does not tell how likely a reply is; choose another `by`") from error
 
 
-@runtime_checkable
-class Opens(Protocol):
-    """A model that has something to start or to find before its first call."""
-
-    async def open(self) -> None:
-        """Returns when the model can be asked. Raises `MeteorError` when it cannot."""
-        ...
+CHARACTERS_PER_TOKEN = 4
+"""For guessing a prompt's tokens before the server counts them."""
 
 
-@runtime_checkable
-class FreesMemory(Protocol):
-    """A model that can give its device's memory to the trainer for a while."""
+@dataclass(frozen=True, slots=True)
+class TokenCounter:
+    """How a text's tokens are counted before a server has counted them, and what to call that."""
 
-    async def free_memory(self) -> None:
-        """Hold no memory of the device. The next call, or `load_weights`, takes it back by itself."""
-        ...
-
-
-@runtime_checkable
-class ReportsQueue(Protocol):
-    """A model whose server says how many requests wait there."""
-
-    async def queue_depth(self) -> int | None:
-        """Requests that the server has taken and not begun; None when it does not say now."""
-        ...
+    count: Callable[[str], float] = lambda text: len(text) / CHARACTERS_PER_TOKEN
+    name: str = f"{CHARACTERS_PER_TOKEN} characters a token"
 
 
-@runtime_checkable
-class BoundsItsCalls(Protocol):
-    """A model that keeps the time of a try by itself, because some of the waiting is not its server's fault."""
 
-    @property
-    def call_timeout_s(self) -> float: ...
+
+
+

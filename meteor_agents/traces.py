@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from .messages import (
+from meteor_agents.messages import (
     Answer,
     AnyMessage,
     Attempt,

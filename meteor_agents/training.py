@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .events import Event
-from .models import ChatMessage
+from meteor_agents.events import Event
+from meteor_agents.models import ChatMessage
 
 
 class _Value(BaseModel):

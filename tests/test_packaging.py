@@ -19,13 +19,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "meteor_agents"
 LINKED = ("backends", "cli", "configs", "prompts")
-CORE_FILES = sorted(path for folder in (CORE, CORE / "verifiers", CORE / "report") for path in folder.glob("*.py"))
+CORE_FILES = sorted(path for path in CORE.rglob("*.py") if path.relative_to(CORE).parts[0] not in LINKED)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aiohttp", "numpy", "plotly", "rapidfuzz"}
 """What only some commands need, and what would make each of them slow."""
 
 CORE_MAY_IMPORT = {"pydantic", "jinja2"}
-MORE_FOR = {"limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}, "overlap.py": {"rapidfuzz"}}
+MORE_FOR = {"limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}, "config_file.py": {"yaml"}, "near_duplicates.py": {"rapidfuzz"}}
 """Two wrappers built on libraries, one optional file format, and the measure of near-duplicates (docs/architecture.md)."""
 
 
@@ -122,7 +122,7 @@ def _normal(distribution: str) -> str:
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=lambda path: path.relative_to(CORE).as_posix())
 def test_core_imports_neither_backends_nor_the_command_line(path: Path) -> None:
-    forbidden = {"meteor_agents.backends", "meteor_agents.cli"}
+    forbidden = {"meteor_agents.cli"} if "assembly" in path.parts else {"meteor_agents.backends", "meteor_agents.cli"}
     assert not [name for name in _imports(path) if any(name == f or name.startswith(f"{f}.") for f in forbidden)]
 
 

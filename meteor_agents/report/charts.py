@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from meteor_agents.evaluation import ACCURACY, OVERALL, Estimate
-from meteor_agents.replies import CRITERIA
-
-from .contents import LENGTHS, Contents, HeldOut
+from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Estimate
+from meteor_agents.method.replies import CRITERIA
+from meteor_agents.report.contents import LENGTHS, Contents, HeldOut
 
 
 class Chart(NamedTuple):

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from meteor_agents.evaluation import EVALUATE, RESULT, Metrics, Result
-from meteor_agents.measurement import DIFFERENCES, OVERLAPS, PAIRWISE, TRUST, is_held_out_set
+from meteor_agents.analysis.status import read_status
+from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.evaluation.grading import EVALUATE, RESULT, Metrics, Result
 from meteor_agents.messages import Lineage
-from meteor_agents.overlap import Overlaps
-from meteor_agents.status import read_status
-from meteor_agents.store import Records
+from meteor_agents.pipeline.measurement import DIFFERENCES, OVERLAPS, PAIRWISE, TRUST, is_held_out_set
+from meteor_agents.store.store import Records
 
 STAGE_TITLES = {
     "base": "untrained",

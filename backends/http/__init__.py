@@ -1,0 +1,1 @@
+"""Chat models behind an HTTP interface: OpenAI's and Anthropic's."""

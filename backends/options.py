@@ -1,0 +1,159 @@
+"""The settings of each built-in backend beyond those that every model has."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from meteor_agents.errors import SettingsError
+from meteor_agents.settings.settings import ModelSettings
+
+HIDDEN = "***"
+"""What a run directory's config.yaml holds in the place of a header's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a backend may use of the run that it is opened for."""
+
+    logs: Path | None = None
+    """The folder for what a launched server writes; None: one for temporary files."""
+    note: Callable[[str], None] = lambda sentence: None
+    """Hears what the people who watch the run should know."""
+
+
+class Options(BaseModel):
+    """The settings of one backend beyond those that every model has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TransformersOptions(Options):
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_batch: int = 64
+    """Sequences decoded together, beams counted."""
+    quantization: dict[str, Any] | None = None
+    """transformers' `quantization_config`, for example {quant_method: bitsandbytes, load_in_8bit: true}."""
+
+
+class EndpointOptions(Options):
+    """What every server that is asked over HTTP can be given."""
+
+    api_key_env: str | None = None
+    """The environment variable that holds the key."""
+    headers: dict[str, str] = {}
+    """Sent along as they are; none may be a credential."""
+    headers_env: dict[str, str] = {}
+    """Header -> the environment variable that holds its value."""
+    json_schema: bool = True
+    """Hold replies that are read by a program (verdicts, scores) to a JSON schema, where the server can."""
+
+    @field_validator("headers")
+    @classmethod
+    def _no_credentials(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} looks like a credential, and a settings file must hold none; export it as an environment "
+                    f"variable and write api_key_env: VARIABLE, or headers_env: {{{name}: VARIABLE}}"
+                )
+            if value == HIDDEN:
+                raise ValueError(f"the value of {name} was left out when these settings were saved; write it again")
+        return headers
+
+
+class ServerOptions(EndpointOptions):
+    base_url: str
+    query: dict[str, str] = {}
+    """Added to the URL, for example Azure's api-version; none may be a credential."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """How the server calls the limit of a reply's tokens. A server that asks for the other name gets it by itself."""
+
+    @field_validator("query")
+    @classmethod
+    def _no_credentials_in_the_url(cls, query: dict[str, str]) -> dict[str, str]:
+        for name in query:
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"{name} looks like a credential; send it as a header: headers_env: {{NAME: VARIABLE}}"
+                )
+        return query
+
+
+class AnthropicOptions(EndpointOptions):
+    base_url: str = "https://api.anthropic.com"
+    api_key_env: str | None = "ANTHROPIC_API_KEY"
+
+
+_CREDENTIAL = re.compile(
+    r"authoriz|token|secret|password|cookie|credential|apikey|(?<![a-z])(auth|key)(?![a-z])", re.IGNORECASE
+)
+
+
+class ScriptedOptions(Options):
+    replies: tuple[str, ...] = ()
+    function: str | None = None
+    """module:function of (messages, sampling) -> reply."""
+    cycle: bool = False
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def options_of(role: str, settings: ModelSettings, model: type[AnyOptions]) -> AnyOptions:
+    """The backend's own settings, checked. Raises `SettingsError` naming the role and the nearest known key."""
+    try:
+        return model.model_validate(settings.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        key = f"{role}.{'.'.join(str(part) for part in first['loc'])}"
+        if first["type"] == "extra_forbidden":
+            known = [*model.model_fields, *ModelSettings.model_fields]
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise SettingsError(f"unknown setting {key!r} for the backend {settings.backend}; {hint}") from error
+        raise SettingsError(f"{key}: {message} (backend {settings.backend})") from error
+
+
+def noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
+    """Notes about a role begin with its name."""
+    return lambda sentence: surroundings.note(f"{role}: {sentence}")
+
+
+def served_name(role: str, settings: ModelSettings) -> str:
+    """The name that the server uses. Raises `SettingsError` when there is none."""
+    if settings.model is None:
+        raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
+    return settings.model
+
+
+def headers(role: str, options: EndpointOptions) -> dict[str, str]:
+    """Those of the settings, the secret ones out of the environment."""
+    secret = {
+        header: from_environment(f"{role}.headers_env.{header}", variable)
+        for header, variable in options.headers_env.items()
+    }
+    return {**options.headers, **secret}
+
+
+def checked_key(role: str, options: EndpointOptions) -> str | None:
+    """The variable that holds the key, which is there."""
+    if options.api_key_env:
+        from_environment(f"{role}.api_key_env", options.api_key_env)
+    return options.api_key_env
+
+
+def from_environment(setting: str, variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise SettingsError(f"{setting}: the environment variable {variable} is not set; export it and run again")
+    return value

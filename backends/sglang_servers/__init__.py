@@ -1,0 +1,1 @@
+"""SGLang servers, found or launched."""

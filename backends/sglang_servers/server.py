@@ -1,0 +1,152 @@
+"""One SGLang server's own endpoints, beside the chat interface: weights, memory, queue, a real token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+
+from meteor_agents.backends.http.openai_compatible import QUOTED, Secrets, open_transport
+from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long servers are waited for, in seconds."""
+
+    short_s: float = 5.0
+    """What a server answers without computing."""
+    token_s: float = 60.0
+    """One token, behind whatever the server has to do before."""
+    weights_s: float = 1800.0
+    """Reading a large model from a slow disk."""
+    first_pause_s: float = 1.0
+    """Before a server that crashed is started again, or one that is left out is looked at; it doubles from there."""
+    longest_pause_s: float = 60.0
+    grace_s: float = 10.0
+    """From asking a process to end to ending it."""
+    steady_s: float = 600.0
+    """A server that has run for so long is in no crash loop."""
+
+
+class SGLangServer:
+    """The server at `url` (its root, without /v1). `headers` are sent along and shown nowhere.
+
+    Methods raise `UnreachableError`, `TransientModelError` or `RefusedCallError`, which name the server.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, patience: Patience | None = None) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self._patience = patience or Patience()
+        self._secrets = Secrets(list((headers or {}).values()))
+        try:
+            self.host = httpx.URL(self.url).netloc.decode()
+        except httpx.InvalidURL as invalid:
+            raise SettingsError(f"base_url {url!r} is not a URL: {invalid}") from None
+        self._client = httpx.AsyncClient(headers=headers, transport=open_transport(httpx.URL(self.url)))
+
+    def __repr__(self) -> str:
+        return f"SGLangServer({self.host!r})"
+
+    async def generate_token(self) -> None:
+        """A real generation. Returns when the server has spoken one token."""
+        body = {"text": "Hello", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+        reply = await self._ask("POST", "/generate", body, within_s=self._patience.token_s)
+        if not isinstance(reply, dict) or "text" not in reply:
+            raise TransientModelError(f"{self.host}: its answer to /generate holds no text; is it an SGLang server?")
+
+    async def is_healthy(self) -> bool:
+        """Whether a generation makes progress; also a server with a long queue says yes."""
+        try:
+            await self._ask("GET", "/health_generate", within_s=self._patience.token_s)
+        except ModelError:
+            return False
+        return True
+
+    async def weights(self) -> str:
+        """The version of the weights that are loaded."""
+        for path in ("/model_info", "/get_model_info"):  # its newer and its older name
+            try:
+                info = await self._ask("GET", path, within_s=self._patience.short_s)
+            except RefusedCallError:
+                continue
+            if isinstance(info, dict) and isinstance(version := info.get("weight_version"), str):
+                return version
+        raise RefusedCallError(
+            f"{self.host} does not say which weights it serves (no weight_version in /model_info): it is too old, "
+            "or a router, which cannot be given new weights; name the servers behind it in base_url"
+        )
+
+    async def load_weights(self, folder: Path, version: str) -> None:
+        """Replace the weights by those of `folder` (absolute, as the server sees it) and read the version back.
+
+        The server waits for the requests that it is computing.
+        """
+        body = {"model_path": str(folder), "weight_version": version}
+        reply = await self._ask("POST", "/update_weights_from_disk", body, within_s=self._patience.weights_s)
+        if not isinstance(reply, dict) or reply.get("success") is not True:
+            raise RefusedCallError(f"{self.host} did not load {folder}: {self._shown(reply)}")
+        served = await self.weights()
+        if served != version:
+            raise TransientModelError(f"{self.host} was given the weights {version}, but serves {served}")
+
+    async def waiting(self) -> int | None:
+        """Requests that wait for a place; None where /v1/loads is not known."""
+        try:
+            reply = await self._ask("GET", "/v1/loads", within_s=self._patience.short_s)
+            return sum(int(rank["num_waiting_reqs"]) for rank in reply["loads"])
+        except (RefusedCallError, KeyError, TypeError, ValueError):
+            return None
+
+    async def has(self, option: str) -> bool:
+        """Whether it was started with this option, for example `enable_memory_saver`."""
+        for path in ("/server_info", "/get_server_info"):
+            try:
+                info = await self._ask("GET", path, within_s=self._patience.short_s)
+            except RefusedCallError:
+                continue
+            return isinstance(info, dict) and info.get(option) is True
+        return False
+
+    async def release_memory(self) -> None:
+        """Needs the option `enable_memory_saver`: without, this is answered and does nothing."""
+        await self._ask("POST", "/release_memory_occupation", {}, within_s=self._patience.token_s)
+
+    async def resume_memory(self) -> None:
+        await self._ask("POST", "/resume_memory_occupation", {}, within_s=self._patience.token_s)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def _ask(self, method: str, path: str, body: object = None, *, within_s: float) -> Any:
+        try:
+            response = await self._client.request(
+                method, self.url + path, json=body, timeout=httpx.Timeout(within_s, connect=self._patience.short_s)
+            )
+        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
+            late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
+            words = self._shown(str(error) or type(error).__name__)
+            what = f"{self.host}: {'no answer in time' if late else 'no connection'} ({path}): {words}"
+            failure: ModelError = TransientModelError(what) if late else UnreachableError(what)
+        else:
+            if response.is_success:
+                return _content(response)
+            what = f"{self.host} answered {response.status_code} to {path}: {self._shown(response.text) or 'no words'}"
+            if response.status_code == 404:
+                what += ". It is no SGLang server, or a router; name the servers behind it in base_url"
+            failure = TransientModelError(what) if response.status_code >= 500 else RefusedCallError(what)
+        raise failure from None  # the library's error holds the request, and with it the key
+
+    def _shown(self, words: object) -> str:
+        return self._secrets.hidden_in(str(words))[:QUOTED]
+
+
+def _content(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return response.text

@@ -1,0 +1,1 @@
+"""The DeepSpeed trainer: this side of the process boundary."""

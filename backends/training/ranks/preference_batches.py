@@ -1,0 +1,170 @@
+"""What a pairwise loss needs to know of a batch: log-probabilities of replies, now and under the starting weights.
+
+The reference is the model itself before its first step: one pass over the rows without gradient, so that no second model
+is held in memory. Every rank makes the same number of passes, as ZeRO-3 demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
+from meteor_agents.backends.training.ranks.batches import EncodedRow
+from meteor_agents.backends.training.ranks.collation import collate
+from meteor_agents.backends.training.ranks.losses import Replies, length_weights, pairwise_loss, token_log_probs
+from meteor_agents.training import PairwiseLoss
+
+CHOSEN, REJECTED, MISMATCHED = 0, 1, 2
+"""Where a row keeps its sequences; only KTO's have the third."""
+
+
+class PairLoss(NamedTuple):
+    """A micro-batch's part of the batch's loss, and of its margin."""
+
+    loss: Tensor
+    margin: Tensor
+
+
+def pair_loss(
+    engine: Any, rows: Sequence[EncodedRow], loss: PairwiseLoss, divergence: float, pairs: int, device: torch.device
+) -> PairLoss:
+    """Of these rows, as their part of a batch of so many `pairs`."""
+    sides = [row.sequences[side] for side in (CHOSEN, REJECTED) for row in rows]
+    weights = [_weights(row, side, loss) for side in (CHOSEN, REJECTED) for row in rows]
+    references = [row.reference[side] if row.reference else 0.0 for side in (CHOSEN, REJECTED) for row in rows]
+    replies = _replies(engine, sides, weights, references, device)
+    chosen, rejected = (Replies(*(values.chunk(2)[side] for values in replies)) for side in (CHOSEN, REJECTED))
+    margin = (chosen.mean - rejected.mean).detach().sum() / pairs
+    return PairLoss(pairwise_loss(loss, chosen, rejected, divergence=divergence, total=pairs), margin)
+
+
+def with_reference(
+    engine: Any, rows: Sequence[EncodedRow], loss: PairwiseLoss, micro_batch_size: int, device: torch.device
+) -> list[EncodedRow]:
+    """The rows with what the loss compares with: their replies' log-probabilities under the engine's weights as they are.
+
+    The work is shared out between the ranks. A loss without a reference gets the rows as they were.
+    """
+    if not loss.needs_reference:
+        return list(rows)
+    if loss.name == "kto":
+        rows = _with_mismatches(rows)
+    entries = [(index, side) for index, row in enumerate(rows) for side in range(len(row.sequences))]
+    sums = torch.zeros(len(entries), device=device)
+    rank, ranks = _rank_and_ranks()
+    passes = ceil(len(entries) / (micro_batch_size * ranks))
+    with _frozen(engine):
+        for number in range(passes):
+            start = (number * ranks + rank) * micro_batch_size
+            part = entries[start : start + micro_batch_size] or entries[:1]  # ranks without work do some of it again
+            sequences = [rows[index].sequences[side] for index, side in part]
+            weights = [_weights(rows[index], side, loss) for index, side in part]
+            replies = _replies(engine, sequences, weights, [0.0] * len(part), device)
+            if start < len(entries):
+                sums[start : start + len(part)] = replies.log_probs
+    _add_up(sums)
+    found = dict(zip(entries, sums.tolist(), strict=True))
+    return [
+        replace(row, reference=tuple(found[index, side] for side in range(len(row.sequences))))
+        for index, row in enumerate(rows)
+    ]
+
+
+def divergence_of(
+    engine: Any,
+    share: Sequence[Sequence[EncodedRow]],
+    batch: Sequence[EncodedRow],
+    loss: PairwiseLoss | None,
+    device: torch.device,
+) -> float:
+    """KTO's z0 over the whole batch, of which this rank works on `share`; 0 for every other loss."""
+    if loss is None or loss.name != "kto":
+        return 0.0
+    total = torch.zeros((), device=device)
+    with _frozen(engine):
+        for rows in share:
+            asked = rows or batch[:1]  # a rank without rows makes its pass all the same
+            sequences = [row.sequences[MISMATCHED] for row in asked]
+            weights = [_weights(row, MISMATCHED, loss) for row in asked]
+            references = [row.reference[MISMATCHED] for row in asked]
+            total += _replies(engine, sequences, weights, references, device).ratios[: len(rows)].sum()
+    _add_up(total)
+    return max(0.0, float(total) / len(batch))
+
+
+def _with_mismatches(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    """Each prompt also with a reply to the next row's, the chosen and the rejected by turns; cut to the row's length."""
+    mismatched = []
+    for index, row in enumerate(rows):
+        other = rows[(index + 1) % len(rows)].sequences[index % 2]
+        own = row.sequences[CHOSEN]
+        prompt = len(own.labels) - sum(label != IGNORED for label in own.labels)
+        reply = [token for token, label in zip(other.ids, other.labels, strict=True) if label != IGNORED]
+        ids = [*own.ids[:prompt], *reply][: row.length]
+        mismatched.append(
+            replace(row, sequences=(*row.sequences, EncodedExample(ids, [IGNORED] * prompt + ids[prompt:])))
+        )
+    return mismatched
+
+
+def _weights(row: EncodedRow, side: int, loss: PairwiseLoss) -> Tensor:
+    """Of the side's supervised tokens."""
+    lengths = [sum(label != IGNORED for label in sequence.labels) for sequence in row.sequences]
+    other = lengths[1 - side] if side in (CHOSEN, REJECTED) else lengths[side]
+    return length_weights(lengths[side], other, loss.length_desensitise)
+
+
+def _replies(
+    engine: Any,
+    sequences: list[EncodedExample],
+    weights: list[Tensor],
+    references: list[float],
+    device: torch.device,
+) -> Replies:
+    """Supervised tokens come in the order of the sequences; what is collated besides predicts nothing."""
+    tensors = collate(sequences, device)
+    log_probs = token_log_probs(engine(tensors.ids, tensors.attention_mask, tensors.wanted), tensors.labels)
+    lengths = torch.tensor([len(each) for each in weights], device=device)
+    owner = torch.repeat_interleave(torch.arange(len(sequences), device=device), lengths)
+    weight = torch.cat(weights).to(device)
+    supervised = log_probs[: len(owner)]
+
+    def by_reply(values: Tensor) -> Tensor:
+        return torch.zeros(len(sequences), device=device).index_add(0, owner, values)
+
+    return Replies(
+        log_probs=by_reply(supervised * weight),
+        lengths=by_reply(weight),
+        reference=torch.tensor(references, device=device),
+        mean=by_reply(supervised) / lengths,
+    )
+
+
+def _rank_and_ranks() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _add_up(tensor: Tensor) -> None:
+    """Over the ranks, in place."""
+    if _rank_and_ranks()[1] > 1:
+        torch.distributed.all_reduce(tensor)
+
+
+@contextmanager
+def _frozen(engine: Any) -> Iterator[None]:
+    """No gradient and no dropout."""
+    engine.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        engine.train()

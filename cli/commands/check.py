@@ -1,0 +1,163 @@
+"""`meteor check`: everything that a run will need, tried before it is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from meteor_agents.assembly.config_file import read_config
+from meteor_agents.assembly.opening import (
+    check_budget,
+    open_judge_verifier,
+    open_questions,
+    open_templates,
+    with_overlaps,
+)
+from meteor_agents.backends.base_model import trains_here
+from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
+from meteor_agents.cli.commands.check_roles import Candidate, Finding, look_at
+from meteor_agents.cli.commands.prompts import EXAMPLE, check_templates
+from meteor_agents.errors import MeteorError, SettingsError, UsageError
+from meteor_agents.evaluation.human_labels import read_labels
+from meteor_agents.events import Event
+from meteor_agents.messages import Question, Status
+from meteor_agents.method.reference_teacher import NAME as REFERENCE
+from meteor_agents.pipeline.pipeline import QuestionSets
+from meteor_agents.settings.settings import EVALUATED, ROLES, JudgeSettings, Settings
+
+
+def check_config(config: str, overrides: tuple[str, ...]) -> None:
+    """Print one line a part; raise the first error after all parts have been tried."""
+    settings, base = read_config(config, overrides)
+    typer.echo(f"settings: {settings.name}, valid")
+    problems: list[MeteorError] = []
+    sets: list[QuestionSets] = []
+
+    def questions() -> str:
+        sets.append(with_overlaps(open_questions(settings, limit=None, observer=_Silent()), _Silent()))
+        return _described(sets[0])
+
+    def train() -> Sequence[Question]:
+        return sets[0].train if sets else ()
+
+    checks: Sequence[Callable[[], str]] = (
+        questions,
+        lambda: _check_templates(settings, train()),
+        lambda: _check_training(settings),
+        lambda: _check_budget(settings),
+        lambda: _check_verifier(settings, base, train()),
+        lambda: _check_labels(settings),
+    )
+    for check in checks:
+        try:
+            typer.echo(check())
+        except MeteorError as error:
+            problems.append(error)
+            typer.echo(f"PROBLEM: {error}")
+    problems += asyncio.run(_check_roles(settings, train()))
+    if problems:
+        first = next((problem for problem in problems if isinstance(problem, UsageError)), problems[0])
+        raise type(first)(f"{len(problems)} problem(s), named above; the first: {first}")
+
+
+def _described(sets: QuestionSets) -> str:
+    held = ", ".join(f"{len(questions)} {name}" for name, questions in sets.heldout.items()) or "none"
+    return f"questions: {len(sets.train)} to train on, {len(sets.gate)} for the gate; held out: {held}{_overlap(sets)}"
+
+
+def _overlap(sets: QuestionSets) -> str:
+    found = sets.overlaps.sets if sets.overlaps else {}
+    near = [overlap.sentence(name) for name, overlap in found.items() if overlap.near]
+    return "; no overlap" if not near else "".join(f"\n  {sentence}" for sentence in near)
+
+
+def _check_templates(settings: Settings, questions: Sequence[Question]) -> str:
+    check_templates(open_templates(settings.prompts.dir), settings.domain, questions[0] if questions else EXAMPLE)
+    return "prompts: all parse and render"
+
+
+def _check_training(settings: Settings) -> str:
+    if not trains_here(settings.student):
+        return f"training: none; a student of the backend {settings.student.backend} only converses (--no-train)"
+    check_trainable(settings.student)
+    if settings.refine.in_one_chat:
+        check_chat(settings.student)
+    open_trainer(settings)
+    return f"training: {settings.training.backend} is installed, its configuration and the student's folder can be used"
+
+
+def _check_budget(settings: Settings) -> str:
+    check_budget(settings)
+    limits = {"US dollars": settings.budget.usd, "tokens": settings.budget.tokens}
+    given = [f"{limit:g} {unit}" for unit, limit in limits.items() if limit is not None]
+    return f"budget: {' and '.join(given) or 'none'}"
+
+
+def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question]) -> str:
+    if settings.judge.verifier is None:
+        return f"judge: a model, {settings.judge.identity}"
+    verifier = open_judge_verifier(settings, base)
+    try:
+        known = [question for question in questions if question.reference is not None][:20]
+        wrong = [q.id for q in known if verifier.verify(q, q.reference or "").status is not Status.CORRECT]
+    finally:
+        verifier.close()
+    if wrong:
+        raise MeteorError(f"judge: the verifier {verifier.name} does not accept the reference of question {wrong[0]!r}")
+    return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
+
+
+def _check_labels(settings: Settings) -> str:
+    human = settings.evaluate.human
+    return f"people's labels: {len(read_labels(human))}" if human else "people's labels: none"
+
+
+async def _check_roles(settings: Settings, questions: Sequence[Question]) -> list[MeteorError]:
+    """One table of all models: what was found, and what to do where one does not fit."""
+    problems: list[MeteorError] = []
+    table = Table(title="models", title_justify="left")
+    for column in ("role", "", "found"):
+        table.add_column(column, overflow="fold")
+    for model in _models(settings):
+        try:
+            findings = await _found(model, settings, questions)
+        except MeteorError as error:
+            problems.append(error)
+            findings = [Finding("PROBLEM", str(error))]
+        for finding in findings:
+            table.add_row(model.name, finding.what, escape(finding.found))
+            if finding.advice:
+                problems.append(SettingsError(f"{model.name}, {finding.what}: {finding.found}. {finding.advice}"))
+                table.add_row("", "PROBLEM", escape(finding.advice))
+        table.add_section()
+    Console().print(table)
+    return problems
+
+
+def _models(settings: Settings) -> list[Candidate]:
+    """Every model that the run asks, with those that only evaluate or are evaluated."""
+    return [
+        *(Candidate(role, role, getattr(settings, role)) for role in ROLES),
+        *(Candidate(f"evaluate.judges {judge.identity}", "judge", judge) for judge in settings.evaluate.judges),
+        *(Candidate(f"evaluate.models {model.name}", EVALUATED, model) for model in settings.evaluate.models),
+    ]
+
+
+async def _found(model: Candidate, settings: Settings, questions: Sequence[Question]) -> list[Finding]:
+    given = model.settings
+    if model.role == "teacher" and given.backend == REFERENCE:
+        return [Finding("answers", "with the references of the data")]
+    if isinstance(given, JudgeSettings) and given.verifier is not None:
+        return [Finding("judges", f"by the verifier {given.verifier}")]
+    return await look_at(model, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,))
+
+
+class _Silent:
+    def on_event(self, event: Event) -> None:
+        return None

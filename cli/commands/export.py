@@ -1,0 +1,161 @@
+"""`meteor export`: what a run has made, as files that other trainers read."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+import yaml
+
+from meteor_agents.assembly.opening import open_templates
+from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_beside
+from meteor_agents.errors import MissingExtraError, StoreError, UsageError
+from meteor_agents.method.agents import Student, Voice
+from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
+from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.models import ChatMessage, SamplingParams
+from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.store.store import open_for_reading
+from meteor_agents.traces import Outcome, Trace
+from meteor_agents.training import Conversation, Example, PreferencePair, Row
+
+What = Literal["sft", "preferences", "traces"]
+
+
+def export_run(
+    run: Path, *, what: What, file_format: Literal["jsonl", "parquet"], out: Path, llama_factory: Style | None = None
+) -> None:
+    """Write the file whole or not at all. Only accepted traces become examples or pairs; what gives none is counted.
+
+    With `llama_factory`, also a file in that format beside it, and its entry in `dataset_info.json`.
+    """
+    if out.exists():
+        raise UsageError(f"{out} exists already; name another file")
+    if llama_factory:
+        if what == "traces":
+            raise UsageError("--llama-factory is for --what sft and preferences; traces are no training data")
+        check_beside(out, llama_factory)
+    if not run.is_dir():
+        raise UsageError(f"{run} is not a run directory")
+    settings = _settings_of(run)
+    with closing(open_for_reading(run / "run.db")) as records:
+        traces = list(records.current_traces())
+    rows, left_out = _rows(what, traces, settings)
+    if what == "traces" and file_format == "parquet":
+        rows = [_one_shape(row) for row in rows]
+    if not rows:
+        reasons = f" ({_reasons(left_out)})" if left_out else ""
+        raise UsageError(f"{run} has nothing to export as {what} yet{reasons}")
+    written = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if file_format == "jsonl":
+            written.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        else:
+            _write_parquet(rows, written)
+        written.replace(out)
+        beside = write_beside(rows, out, llama_factory) if llama_factory else None
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+    typer.echo(f"{len(rows)} rows -> {out}" + (f" and {beside}" if beside else ""))
+    if left_out:
+        typer.echo(f"left out: {_reasons(left_out)}")
+
+
+def _reasons(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} traces {reason}" for reason, count in left_out.items())
+
+
+def _rows(what: What, traces: Sequence[Trace], settings: Settings) -> tuple[list[dict[str, Any]], Mapping[str, int]]:
+    if what == "traces":
+        return [trace.model_dump(mode="json") for trace in traces], {}
+    student = _prompting_student(settings)
+    by_stage: dict[str, list[Trace]] = {}
+    for trace in traces:
+        by_stage.setdefault(trace.stage, []).append(trace)
+    rows: list[dict[str, Any]] = []
+    left_out: Counter[str] = Counter()
+    for stage, held in by_stage.items():
+        converted = _converted(what, stage, held, student, settings)
+        left_out.update(converted.left_out)
+        rows += [{"id": row.id, "stage": stage, **_columns(row)} for row in converted.rows]
+    return rows, left_out
+
+
+def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> Converted:
+    """Examples are those that the run trains on (where it trains on pairs, the accepted replies)."""
+    conversion = settings.refine.conversion
+    if what == "sft" and stage == DISTILL:
+        return distilled(traces, student)
+    if stage == REFINE:
+        return refined(traces, student, "pairs" if what == "preferences" else
+                       "final" if conversion == "pairs" else conversion)  # fmt: skip
+    if what == "preferences" and stage.startswith(SELF_TRAIN):
+        return Converted([_decoded(trace, student) for trace in traces if trace.outcome is Outcome.ACCEPTED], {})
+    return Converted([], {})
+
+
+def _decoded(trace: Trace, student: Student) -> PreferencePair:
+    low, high = trace.attempts
+    return PreferencePair(
+        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
+    )
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    """`messages`, the last of which is a reply to learn; or `prompt`, `chosen`, `rejected`, each a list of messages."""
+    match row:
+        case Example():
+            return {"messages": [*_turns(row.prompt), _reply(row.target)]}
+        case Conversation():
+            return {"messages": _turns(row.messages)}
+        case PreferencePair():
+            return {"prompt": _turns(row.prompt), "chosen": [_reply(row.chosen)], "rejected": [_reply(row.rejected)]}
+
+
+def _reply(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def _one_shape(trace: dict[str, Any]) -> dict[str, Any]:
+    """A Parquet column holds values of one shape: the question and the messages, which do not, travel as JSON text."""
+    return {**trace, "question": json.dumps(trace["question"]), "messages": json.dumps(trace["messages"])}
+
+
+def _turns(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
+    return [message.model_dump() for message in messages]
+
+
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("writing Parquet", "parquet") from error
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def _settings_of(run: Path) -> Settings:
+    """The resolved settings that the run was started with."""
+    path = run / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    return load_settings(content, base=run, source=str(path))
+
+
+def _prompting_student(settings: Settings) -> Student:
+    """A student that renders prompts and never speaks."""
+    voice = Voice(_Mute(), open_templates(settings.prompts.dir), settings.domain, settings.student.sampling)
+    return Student(voice, in_one_chat=settings.refine.in_one_chat)
+
+
+class _Mute:
+    async def complete(self, messages: object, sampling: SamplingParams, occasion: object) -> Any:
+        raise UsageError("an export asks no model")

@@ -1,0 +1,182 @@
+"""Running a stage, or all of them: open the run directory, watch for Ctrl-C, close everything whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from meteor_agents.assembly.config_file import dump_config, read_config
+from meteor_agents.assembly.opening import Wanted, open_pipeline
+from meteor_agents.calls.server import watch_queues
+from meteor_agents.calls.tally import Tally, keep_telling
+from meteor_agents.cli import event_loop
+from meteor_agents.cli.commands.estimate import announce
+from meteor_agents.cli.commands.report import report_ended_run
+from meteor_agents.cli.progress import JsonLog, open_progress
+from meteor_agents.cli.tables import print_scoreboard
+from meteor_agents.data.own_rows import read_own_rows
+from meteor_agents.errors import StoreError
+from meteor_agents.events import Draining, Observer, Observers
+from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
+from meteor_agents.pipeline.pipeline import Pipeline
+from meteor_agents.settings.settings import Settings
+from meteor_agents.store.inputs import Inputs
+from meteor_agents.store.run_directory import RunDirectory
+from meteor_agents.store.store import Store
+from meteor_agents.training import Conversation, Example
+
+STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
+    "run": Pipeline.run,
+    "distill": Pipeline.distill,
+    "finetune": Pipeline.finetune,
+    "refine": Pipeline.refine,
+    "self-train": Pipeline.self_train,
+    "evaluate": Pipeline.measure,
+}
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a full or failing disk says, to whoever writes to it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """The command line of a stage command."""
+
+    config: str
+    run_dir: Path | None = None
+    overrides: tuple[str, ...] = ()
+    limit: int | None = None
+    no_train: bool = False
+    fresh: bool = False
+    data: Path | None = None
+    """A file of the user's own rows, for `finetune`."""
+    settings: tuple[Settings, Path] | None = None
+    """In the place of the file `config`: settings, and the folder that relative paths are taken from."""
+    work: Callable[[Pipeline], Awaitable[None]] | None = None
+    """In the place of the stage."""
+
+
+def run_stage(stage: str, request: RunRequest) -> None:
+    """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
+    settings, base = request.settings or read_config(request.config, request.overrides)
+    own_rows = read_own_rows(request.data) if request.data else []
+    path = request.run_dir or Path("runs") / settings.name
+    directory = RunDirectory(path)
+    if request.fresh and (aside := directory.set_aside()):
+        typer.echo(f"the earlier run is now {aside}")
+    with directory:
+        store = Store(directory.database)
+        try:
+            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
+        except Interrupted:
+            typer.echo("stopped; everything received is saved, the same command goes on", err=True)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in _DISK:
+                raise
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror}; what was committed is still there: make room on that disk "
+                "and run the same command again"
+            ) from error
+        finally:
+            store.close()
+    report_ended_run(path)
+    if stage in ("run", "evaluate"):
+        print_scoreboard(path, next_steps=stage == "run" and request.config == "quickstart")
+
+
+async def _run(
+    stage: str,
+    request: RunRequest,
+    settings: Settings,
+    base: Path,
+    directory: RunDirectory,
+    store: Store,
+    own_rows: Sequence[Example | Conversation],
+) -> None:
+    work = request.work or STAGES[stage]
+    if own_rows:
+        work = partial(Pipeline.finetune, own_rows=own_rows)
+    drain = Drain()
+    wanted = Wanted(
+        train=not request.no_train and stage not in ("distill", "evaluate"),
+        beams=stage in ("run", "self-train"),
+        evaluate=stage in ("run", "evaluate"),
+        limit=request.limit,
+    )
+    tally = Tally()
+    with open_progress() as progress, JsonLog(directory.log) as log:
+        observer: Observer = Observers([tally, progress, log])
+        with _interrupts(drain, tally, observer):
+            async with AsyncExitStack() as closing:
+                pipeline = await open_pipeline(
+                    settings, base, directory, store, observer, drain, wanted, closing, tally
+                )
+                directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
+                Inputs(directory.path).keep(settings, base, pipeline.templates, pipeline.questions.heldout)
+                await announce(stage, request.limit, pipeline)
+                servers = {id(line.server): line.server for line in tally.limited.values()}
+                _collect_rarely(pipeline.window().most)
+                async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
+                    await work(pipeline)
+        observer.on_event(tally.progress())
+
+
+def _collect_rarely(conversations: int) -> None:
+    """What is here now stays, and what conversations hold is no garbage: the collector need not look at it all the time.
+
+    It stopped a run of a thousand conversations for 30 ms at a time, and found nothing.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(max(20_000, 100 * conversations), 20, 50)
+
+
+@asynccontextmanager
+async def _beside(*companions: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Run the companions while the body runs, and no longer. One that fails ends the body."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(companion) for companion in companions]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+    except ExceptionGroup as errors:
+        raise first_error(errors) from errors
+
+
+@contextmanager
+def _interrupts(drain: Drain, tally: Tally, observer: Observer) -> Iterator[None]:
+    """First Ctrl-C (or SIGTERM): admit nothing new and finish. Second: cancel everything now."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+
+    def interrupted() -> None:
+        if drain.requested:
+            if task is not None:
+                task.cancel()
+        else:
+            drain.request()
+            observer.on_event(Draining(tally.in_flight()))
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for signal_ in handled:
+        loop.add_signal_handler(signal_, interrupted)
+    try:
+        yield
+    finally:
+        for signal_ in handled:
+            with suppress(ValueError):
+                loop.remove_signal_handler(signal_)

@@ -1,0 +1,154 @@
+"""Conversations held without asking anyone: stored replies are used, the others are imagined and counted.
+
+The method's own code runs, with the run's own templates, so that an estimate cannot differ from what a run will do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from meteor_agents.calls.keys import call_key
+from meteor_agents.messages import Attempt, Question, Status, Verdict
+from meteor_agents.method.agents import Judge
+from meteor_agents.method.conversations import REFINE
+from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA
+from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
+from meteor_agents.store.store import Records
+
+IMAGINED = "imagined"
+"""The weights version of what no one has said."""
+CHARACTERS_PER_WORD = 5
+
+VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
+"""What the judge is asked for."""
+
+
+@dataclass(slots=True)
+class Expected:
+    """Calls of one model, as expected values."""
+
+    calls: float = 0.0
+    reused: float = 0.0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """One conversation after another; `likelihood` is how likely the present one gets as far as this."""
+
+    records: Records
+    wrong_share: float
+    """Share of the attempts that a judge finds incorrect."""
+    expected: dict[str, Expected] = field(default_factory=lambda: defaultdict(Expected))
+    weights: tuple[str, ...] = ()
+    """Versions of the student whose stored replies count now; none while its weights are not known."""
+    asked_for: str = VERDICTS
+    scale: float = 1.0
+    """Conversations that the present one stands for."""
+    likelihood: float = 1.0
+
+    def begin(self, scale: float) -> None:
+        self.scale, self.likelihood = scale, 1.0
+
+    @property
+    def weight(self) -> float:
+        return self.scale * self.likelihood
+
+    def verdict_was_imagined(self) -> None:
+        """It is taken as incorrect, so that the rest is rehearsed, as often as that happens."""
+        self.likelihood *= self.wrong_share
+
+
+class RehearsedSpeaker:
+    """A role's model: the stored reply where there is one, else an imagined one of the expected length.
+
+    `expected` is where its calls are counted; `tokens` counts a text; `reply_tokens` says how long a reply is in a stage,
+    before `max_tokens` cuts it.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        identity: str,
+        options: Mapping[str, Any],
+        rehearsal: Rehearsal,
+        expected: Expected,
+        tokens: Callable[[str], float],
+        reply_tokens: Callable[[str, int], float],
+    ) -> None:
+        self._role = role
+        self._identity = identity
+        self._options = options
+        self._rehearsal = rehearsal
+        self._expected = expected
+        self._tokens = tokens
+        self._reply_tokens = reply_tokens
+        self._said = 0
+
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion:
+        rehearsal, expected = self._rehearsal, self._expected
+        if (stored := self._stored(messages, sampling, occasion)) is not None:
+            expected.reused += rehearsal.weight
+            return stored
+        said = self._reply_tokens(occasion.stage, sampling.max_tokens)
+        expected.calls += rehearsal.weight
+        expected.input_tokens += rehearsal.weight * sum(self._tokens(message.content) for message in messages)
+        expected.output_tokens += rehearsal.weight * said
+        if self._role == "judge" and occasion.stage == REFINE:
+            rehearsal.verdict_was_imagined()
+        return Completion(self._text(said, sampling), FinishReason.STOP, Usage(), self._identity, IMAGINED)
+
+    def _stored(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion | None:
+        if self._role == "student" and not self._rehearsal.weights:
+            return None
+        # A model whose weights no one changes is stored under its own name, a student on a server included.
+        versions = (*self._rehearsal.weights, self._identity) if self._role == "student" else (self._identity,)
+        said = [(message.role, message.content) for message in messages]
+        key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
+        return self._rehearsal.records.find_call(key, versions, sampling.max_tokens)
+
+    def _text(self, tokens: float, sampling: SamplingParams) -> str:
+        """No two replies are alike, since those would end a conversation of stage 3."""
+        if sampling.score:
+            return Likelihood(-1.0, 1).written()
+        self._said += 1
+        words = f"{self._said:04d} " * max(1, round(tokens * 4 / CHARACTERS_PER_WORD))
+        if sampling.json_schema is None:
+            return words
+        asked_for = SCORES if sampling.json_schema == SCORES_SCHEMA else self._rehearsal.asked_for
+        return _judgement(asked_for, words)
+
+
+def _judgement(asked_for: str, words: str) -> str:
+    if asked_for == VERDICTS:
+        half = words[: len(words) // 2]
+        return json.dumps({"status": "incorrect", "explanation": half, "guide": half})
+    finding: int | str = 5 if asked_for == SCORES else "tie"
+    return json.dumps({"justification": words, **dict.fromkeys(CRITERIA, finding)})
+
+
+class RehearsedVerifier:
+    """A judge without a model: real on what was really said, imagined on what was not."""
+
+    free = True
+
+    def __init__(self, judge: Judge, rehearsal: Rehearsal) -> None:
+        self._judge = judge
+        self._rehearsal = rehearsal
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        if attempt.weights != IMAGINED:
+            return await self._judge.evaluate(question, attempt, stage=stage, tries=tries)
+        if stage == REFINE:
+            self._rehearsal.verdict_was_imagined()
+        words = "word " * 20
+        return Verdict(status=Status.INCORRECT, explanation=words, guide=words, model=IMAGINED)

@@ -1,0 +1,1 @@
+"""Questions and rows: reading, splitting, near-duplicates, and rows that users bring themselves."""

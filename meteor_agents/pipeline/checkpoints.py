@@ -1,0 +1,62 @@
+"""Checkpoints on the disk: which ones a run still needs, and how the others go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from meteor_agents.method.conversations import REFINE, SELF_TRAIN
+from meteor_agents.pipeline.recipes import FINETUNE
+from meteor_agents.store.store import Records
+
+_OURS = re.compile(r"(finetune|refine-\d+|self-train-\d+)-[0-9a-f]{8}")
+_OPTIMIZER = re.compile(rf"({_OURS.pattern})\.optimizer")
+_GOING = ".removed-"
+
+
+def needed(records: Records) -> set[str]:
+    """Versions that a resumed run starts from, and those that a stage ended with.
+
+    Of stage 2 these are the lineage's and each recipe's last promoted one: only that is trained on or served again. The
+    fine-tune and every turn of stage 3 are the start of something.
+    """
+    kept = set(records.lineage().values())
+    last: dict[str, str] = {}
+    for stage, recipe, checkpoint, promoted in records.checkpoints():
+        if promoted and stage == REFINE:
+            last[recipe] = checkpoint
+        elif promoted:
+            kept.add(checkpoint)
+    return kept | set(last.values())
+
+
+
+
+def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
+    """Remove the checkpoints of `folder` but those of `keep` and the newest so many; the names of what went.
+
+    An optimizer's state only serves to train on: it goes unless its checkpoint is one of `keep`. A folder is renamed
+    before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name that a run gives is
+    left alone.
+    """
+    for half in folder.glob(f"{_GOING}*"):
+        shutil.rmtree(half, ignore_errors=True)
+    ours = [path for path in folder.iterdir() if path.is_dir() and _OURS.fullmatch(path.name)]
+    ours.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    stays = {*keep, *(path.name for path in ours[:newest])}
+    gone = [path for path in ours if path.name not in stays]
+    states = {path: found[1] for path in folder.iterdir() if (found := _OPTIMIZER.fullmatch(path.name))}
+    for path in [*gone, *(state for state, version in states.items() if version not in keep)]:
+        going = path.with_name(f"{_GOING}{path.name}")
+        path.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+    return sorted(path.name for path in gone)
+
+
+BASE = "base"
+
+
+LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
+"""Where checkpoints come from, in order."""

@@ -1,0 +1,197 @@
+"""The conversation engine: a window of conversations over the questions still owed.
+
+Workers share one iterator, so nothing is read ahead and memory does not grow with the data set. Each finished trace is
+awaited into a sink, so a slow sink or an update of the student holds the workers back by itself. The window follows the
+slowest role: while calls pile up before a model, fewer conversations are begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from meteor_agents.errors import BudgetReached, CredentialsError, ModelError, ServerDown, TransientModelError
+from meteor_agents.messages import Question
+from meteor_agents.traces import Outcome, Trace
+
+Conversation = Callable[[Question], Awaitable[Trace]]
+Sink = Callable[[Trace], Awaitable[None]]
+Late = Callable[[Question, ModelError], None]
+
+BEGUN_AT_ONCE = 8
+"""How many conversations begin in one turn of the event loop: hundreds in lockstep would hold it again and again."""
+TIMES_LATE = 2
+"""How often a question whose model did not reply in time is put back in line before its trace is a failed one."""
+
+
+class Drain:
+    """Asks a run to admit no further question. Conversations in flight are finished and stored."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def request(self) -> None:
+        self.requested = True
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has drained: everything that was received is stored."""
+
+
+class Line(Protocol):
+    """Calls before one role's model (`limits.Throttled`)."""
+
+    @property
+    def ceiling(self) -> int:
+        """Calls at once when all goes well."""
+        ...
+
+    @property
+    def allowed(self) -> int:
+        """Calls at once, now."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are not yet allowed to start."""
+        ...
+
+
+class Window:
+    """How many conversations are held at once.
+
+    With `lines`, up to as many as all roles together may be asked. It starts with what the narrowest role takes, and with
+    each conversation that ends it grows by one; while a line is long (more wait than are let in at once), it shrinks by
+    one instead. So a slow judge has a short line before it, and not a pile of half-done conversations.
+    """
+
+    def __init__(self, most: int, lines: Sequence[Line] = ()) -> None:
+        self._lines = tuple(lines)
+        self.most = sum(line.ceiling for line in self._lines) or most
+        self.size = min((line.ceiling for line in self._lines), default=most)
+        self.taken = 0
+        self._blocked: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Returns when one more conversation may begin."""
+        while self.taken >= self.size:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._blocked.append(turn)
+            await turn
+        self.taken += 1
+
+    def leave(self) -> None:
+        """A conversation has ended."""
+        self.taken -= 1
+        if self._lines:
+            long = any(line.waiting > line.allowed for line in self._lines)
+            self.size = max(1, self.size - 1) if long else min(self.most, self.size + 1)
+        self._wake(self.size - self.taken)
+
+    def dismiss(self) -> None:
+        """Wake everyone who waits: no conversation will begin."""
+        self._wake(len(self._blocked))
+
+    def _wake(self, count: int) -> None:
+        while count > 0 and self._blocked:
+            turn = self._blocked.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+
+class Owed:
+    """The questions to be asked: those given, then those that were put back in line."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._given: Iterator[Question] = iter(questions)
+        self._back: deque[Question] = deque()
+        self._times: Counter[str] = Counter()
+
+    def next(self) -> Question | None:
+        question = next(self._given, None)
+        if question is None and self._back:
+            return self._back.popleft()
+        return question
+
+    def put_back(self, question: Question) -> bool:
+        """Whether the question gets another turn, at the end of the line."""
+        self._times[question.id] += 1
+        if self._times[question.id] > TIMES_LATE:
+            return False
+        self._back.append(question)
+        return True
+
+
+async def converse(
+    questions: Iterable[Question],
+    conversation: Conversation,
+    sink: Sink,
+    *,
+    stage: str,
+    window: Window,
+    drain: Drain,
+    late: Late = lambda question, error: None,
+) -> None:
+    """Hold the conversations that `window` admits until the questions run out.
+
+    A `ModelError` makes a failed trace and the run goes on, but a question whose model was late is first put back in line
+    (`late` hears of it). `CredentialsError`, a failing sink and everything unexpected cancel the other conversations and
+    are raised. Raises `Interrupted` when `drain` was requested, `BudgetReached` when the budget was and `ServerDown` when
+    a server was given up, all after the conversations in flight have ended.
+    """
+    owed = Owed(questions)
+    stopped: list[BudgetReached | ServerDown] = []
+
+    async def worker() -> None:
+        while True:
+            await window.enter()
+            question = None if drain.requested or stopped else owed.next()
+            if question is None:
+                window.leave()
+                window.dismiss()
+                return
+            try:
+                trace = await talk(question)
+                if trace is not None:
+                    await sink(trace)
+            finally:
+                window.leave()
+
+    async def talk(question: Question) -> Trace | None:
+        """The trace; None when the question is still owed."""
+        try:
+            return await conversation(question)
+        except (BudgetReached, ServerDown) as reached:
+            stopped.append(reached)
+            return None
+        except CredentialsError:
+            raise
+        except ModelError as error:
+            if isinstance(error, TransientModelError) and error.late and owed.put_back(question):
+                late(question, error)
+                return None
+            return Trace(stage=stage, question=question, messages=(), outcome=Outcome.FAILED, error=str(error))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(window.most):
+                group.create_task(worker())
+                if number % BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+    except ExceptionGroup as errors:
+        raise first_error(errors) from errors
+    if stopped:
+        raise stopped[0]
+    if drain.requested:
+        raise Interrupted
+
+
+def first_error(errors: ExceptionGroup[Exception]) -> Exception:
+    """The first leaf of a group: the cause, since the others were cancelled because of it."""
+    error: Exception = errors
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

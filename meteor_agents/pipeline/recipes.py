@@ -1,0 +1,87 @@
+"""What decides a stage's conversations, as one hash a stage: traces, rounds and results are stored under it.
+
+Nothing changed: the same recipe, and all work is found. Something edited: another recipe, and the stage's conversations
+are held again, out of stored replies as far as their calls are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from meteor_agents.evaluation.grading import EVALUATE
+from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
+from meteor_agents.method.replies import READING
+from meteor_agents.settings.settings import DECIDES_PAIRS, Settings
+from meteor_agents.training import Checkpoint
+
+FINETUNE = "finetune"
+
+_PROMPTS_OF = {
+    DISTILL: ("student_guideline", "teacher_answer"),
+    REFINE: ("student_attempt", "student_revise", "judge_verdict", "teacher_guide"),
+    SELF_TRAIN: ("student_attempt", "student_critique", "student_redraft", "judge_verdict", "judge_score"),
+    EVALUATE: ("student_attempt", "judge_score"),
+}
+
+_ROLES_OF = {
+    DISTILL: ("student", "teacher"),
+    FINETUNE: ("student", "teacher"),
+    REFINE: ("student", "teacher", "judge"),
+    SELF_TRAIN: ("student", "judge"),
+    EVALUATE: ("student", "judge"),
+}
+
+
+class Recipes:
+    """The recipes of one run's settings and prompts (`prompt_hashes`: template name -> hash of its text).
+
+    Which questions a stage takes is no part of any, so a run can be widened.
+    """
+
+    def __init__(self, settings: Settings, prompt_hashes: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._prompt_hashes = prompt_hashes
+
+    def distill(self, base: Checkpoint) -> str:
+        return self._recipe(DISTILL, base, guideline=self._settings.distill.guideline)
+
+    def finetune(self, base: Checkpoint, *, own_rows: str | None = None) -> str:
+        """`own_rows`: a hash of the user's own rows, where those are trained on."""
+        return self._recipe(FINETUNE, base, **({"own_rows": own_rows} if own_rows else {}))
+
+    def refine(self, entered: Checkpoint, *, trains: bool) -> str:
+        training = (
+            self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
+        )
+        options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        if self._settings.refine.in_one_chat:
+            options["feedback"] = self._prompt_hashes["student_feedback"]
+        return self._recipe(REFINE, entered, **options, base_training=training)
+
+    def self_train(self, start: Checkpoint, turn: int) -> str:
+        stage = self._settings.self_train
+        return self._recipe(SELF_TRAIN, start, turn=turn, **{name: getattr(stage, name) for name in DECIDES_PAIRS})
+
+    def evaluate(self) -> str:
+        evaluate = self._settings.evaluate
+        judges = [[judge.identity, judge.deciding_options, judge.sampling] for judge in evaluate.judges]
+        more = {"judges": judges, "verifier": evaluate.verifier}
+        return self._recipe(EVALUATE, None, **{name: value for name, value in more.items() if value})
+
+    def _recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
+        settings = self._settings
+        roles = [getattr(settings, role) for role in _ROLES_OF[stage]]
+        content = {
+            "start": start.version if start else None,
+            "domain": settings.domain,
+            "models": [[role.identity, role.deciding_options, role.sampling.model_dump(mode="json")] for role in roles],
+            "prompts": {name: self._prompt_hashes[name] for name in _PROMPTS_OF.get(stage, ())},
+            "reading": READING,
+            "more": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in more.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

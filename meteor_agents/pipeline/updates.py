@@ -1,0 +1,213 @@
+"""When stage 2 trains: its buffer of accepted traces, and an update of the student each time that is full.
+
+`mode: sync`: who hands in the trace that fills the buffer makes the update, and the others wait for it. `overlap`: a task
+of its own makes it, and conversations go on with the old weights, until these would be more than `staleness` rounds behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from meteor_agents.errors import BudgetReached, MeteorError, UsageError
+from meteor_agents.method.conversations import REFINE
+from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.pipeline.engine import Interrupted
+from meteor_agents.pipeline.gate import GATE
+from meteor_agents.traces import Outcome, Trace
+from meteor_agents.training import Checkpoint, Row, TrainingJob
+
+if TYPE_CHECKING:
+    from meteor_agents.pipeline.pipeline import Pipeline
+
+
+class Updates:
+    """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
+
+    Its state is read back from the store, so a resumed stage goes on with the same buffer and the same student.
+    """
+
+    def __init__(self, pipeline: Pipeline, recipe: str, entered: Checkpoint) -> None:
+        self._pipeline = pipeline
+        self._recipe = recipe
+        self._entered = entered
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._round_ended = asyncio.Event()
+        self.student = entered
+        rounds = pipeline.store.rounds(REFINE, recipe)
+        promoted = [round_ for round_ in rounds if round_.promoted]
+        if promoted:
+            folder = pipeline.checkpoints / promoted[-1].checkpoint
+            if not folder.exists():
+                raise MeteorError(
+                    f"{folder} is missing, which round {promoted[-1].round} of this run wrote; put it back, "
+                    "or start over with --fresh"
+                )
+            self.student = Checkpoint(version=promoted[-1].checkpoint, path=folder)
+        self._rounds = len(rounds)
+        trained = {id_ for round_ in rounds for id_ in round_.traces}
+        outcomes = pipeline.store.outcomes(REFINE, recipe)
+        accepted = [id_ for id_, outcome in outcomes if outcome is Outcome.ACCEPTED]
+        self._trained = [id_ for id_ in accepted if id_ in trained]
+        self._buffer = [id_ for id_ in accepted if id_ not in trained]
+        self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
+
+    def versions(self) -> tuple[str, ...]:
+        """Every weights version that has spoken as student in this stage, newest first."""
+        return tuple(reversed(self._versions))
+
+    async def catch_up(self) -> None:
+        """Make the update that a killed run still owed, before another conversation is held with the old weights."""
+        async with self._lock:
+            await self._update_while_full()
+
+    async def take(self, trace: Trace) -> None:
+        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here.
+
+        In mode overlap it returns at once, unless the weights are as stale as they may be. Raises what an update raised.
+        """
+        if self._overlaps:
+            if trace.outcome is Outcome.ACCEPTED:
+                self._buffer.append(trace.question.id)
+            await self._update_beside()
+            return
+        async with self._lock:
+            if trace.outcome is Outcome.ACCEPTED:
+                self._buffer.append(trace.question.id)
+            await self._update_while_full()
+
+    async def finish(self) -> None:
+        """The end of the stage: a last, partial buffer is trained if it is at least half full."""
+        if self._task is not None:
+            await self._task
+            self._task = None
+        async with self._lock:
+            await self._update_while_full()
+            if self._pipeline.trainer is not None and len(self._buffer) * 2 >= self._size:
+                await self._update(len(self._buffer))
+
+    async def __aenter__(self) -> Updates:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No update outlives the stage: one under way is finished when the run was asked to stop, else it is cancelled."""
+        if self._task is None or self._task.done():
+            return
+        if not isinstance(error, Interrupted | BudgetReached):
+            self._task.cancel()
+        with suppress(asyncio.CancelledError, BudgetReached):
+            await self._task
+
+    @property
+    def _overlaps(self) -> bool:
+        return self._pipeline.settings.refine.mode == "overlap" and self._pipeline.trainer is not None
+
+    @property
+    def _ahead(self) -> int:
+        """Full buffers that the weights in force have not been trained on."""
+        return len(self._buffer) // self._size
+
+    async def _update_beside(self) -> None:
+        if self._task is not None and self._task.done():
+            self._task.result()
+            self._task = None
+        if self._ahead and self._task is None:
+            self._task = asyncio.create_task(self._update_all_beside())
+        if not self._too_stale:
+            return
+        async with self._pipeline.cast.student_calls.only(GATE):
+            while self._too_stale and self._task is not None and not self._task.done():
+                await self._round_ended.wait()
+        if self._task is not None and self._task.done():
+            self._task.result()
+
+    @property
+    def _too_stale(self) -> bool:
+        return self._ahead > self._pipeline.settings.refine.staleness
+
+    async def _update_all_beside(self) -> None:
+        try:
+            while self._ahead:
+                await self._update(self._size)
+                self._tell_waiting()
+        finally:
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        self._round_ended.set()
+        self._round_ended = asyncio.Event()
+
+    @property
+    def _size(self) -> int:
+        return self._pipeline.settings.refine.update_every
+
+    async def _update_while_full(self) -> None:
+        while self._pipeline.trainer is not None and len(self._buffer) >= self._size:
+            await self._update(self._size)
+
+    async def _update(self, size: int) -> None:
+        pipeline, stage = self._pipeline, self._pipeline.settings.refine
+        ids = self._buffer[:size]
+        learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
+        number = self._rounds + 1
+        converted = self._converted(learned)
+        start = self.student if stage.init == "previous" else self._entered
+        job = TrainingJob(
+            name=f"{REFINE}-{number:03d}",
+            rows=(*converted.rows, *self._replayed(len(converted.rows), number)),
+            start=start,
+            settings=pipeline.settings.training_for(stage),
+            loss=stage.pairwise if stage.conversion == "pairs" else None,
+            carries_optimizer=self._goes_on_from(start),
+            keeps_optimizer=pipeline.settings.refine_goes_on_from(stage),
+        )
+        self.student = await pipeline.update(
+            REFINE,
+            self._recipe,
+            number=number,
+            traces=tuple(ids),
+            job=job,
+            current=self.student,
+            left_out=converted.left_out,
+            overlap=self._task is not None,
+        )
+        if self.student.version == job.version():
+            self._versions.append(self.student.version)
+            pipeline.cast.student_calls.also_reusable[REFINE] = self.versions()
+        self._rounds = number
+        self._trained += ids
+        self._buffer = self._buffer[size:]
+
+    def _converted(self, ids: Sequence[str]) -> Converted:
+        """What these traces teach; in the order of their ids, so that equal sets are equal data."""
+        pipeline = self._pipeline
+        traces = pipeline.store.traces(REFINE, self._recipe, sorted(ids))
+        return refined(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
+
+    def _goes_on_from(self, start: Checkpoint) -> bool:
+        """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
+        pipeline = self._pipeline
+        if start.version == pipeline.base.version:
+            return False
+        stage = pipeline.settings.distill if start == self._entered else pipeline.settings.refine
+        return pipeline.settings.refine_goes_on_from(stage)
+
+    def _replayed(self, examples: int, number: int) -> list[Row]:
+        """A rotating share of stage 1's examples. Raises `UsageError` when there are none."""
+        count = round(examples * self._pipeline.settings.refine.replay)
+        if not count:
+            return []
+        known = distilled(self._pipeline.distilled(), self._pipeline.cast.student).rows
+        if not known:
+            raise UsageError(
+                "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"
+            )
+        start = (number - 1) * count
+        chosen = [known[(start + i) % len(known)] for i in range(min(count, len(known)))]
+        return [row.model_copy(update={"id": f"replay-{row.id}"}) for row in chosen]
