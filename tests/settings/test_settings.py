@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from meteor_agents.assembly.config_file import dump_config, read_config
-from meteor_agents.backends.options import HIDDEN
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import SamplingParams
-from meteor_agents.settings.settings import load_settings
+from meteor_agents.settings.credentials import HIDDEN
+from meteor_agents.settings.loading import load_settings
 
 
 def content(**more: Any) -> dict[str, Any]:
