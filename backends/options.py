@@ -159,8 +159,8 @@ def from_environment(setting: str, variable: str) -> str:
         if not " " <= character <= "~":
             what = "a line break" if character in "\r\n" else _invisible(character) or "a character that is not ASCII"
             raise SettingsError(
-                f"{setting}: the environment variable {variable} holds {what} (character {at} of {len(value)}), which no key "
-                f"or header may have; copy the value anew, without line breaks and invisible characters, and export it again"
+                f"{setting}: the environment variable {variable} holds {what} (character {at} of {len(value)}), which no "
+                "key or header may have; copy the value anew, without line breaks and invisible characters, and export it"
             )
     return value
 

@@ -25,9 +25,9 @@ def complaints(error: ValidationError, model: type[BaseModel], under: str = "") 
         key = printable(".".join([*([under] if under else []), *map(str, loc)]))
         if problem["type"] == "extra_forbidden":
             hint = did_you_mean(str(loc[-1]), _fields_at(model, loc[:-1]))
-            yield f"unknown setting {key!r}{'; ' if hint else ''}{hint}"
+            yield f"unknown setting '{key}'{'; ' if hint else ''}{hint}"
         elif problem["type"] == "missing":
-            yield f"the setting {key!r} is missing"
+            yield f"the setting '{key}' is missing"
         else:
             yield f"{key}{': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}"
 
