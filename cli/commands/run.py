@@ -28,7 +28,7 @@ from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import Conversation, Example
@@ -59,15 +59,15 @@ class RunRequest:
     fresh: bool = False
     data: Path | None = None
     """A file of the user's own rows, for `finetune`."""
-    settings: tuple[Settings, Path] | None = None
-    """In the place of the file `config`: settings, and the folder that relative paths are taken from."""
+    settings: Settings | None = None
+    """In the place of the file `config`."""
     work: Callable[[Session], Awaitable[None]] | None = None
     """In the place of the stage."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
     """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
-    settings, base = request.settings or read_config(request.config, request.overrides)
+    settings = request.settings or read_config(request.config, request.overrides)
     own_rows = read_own_rows(request.data) if request.data else []
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
@@ -76,7 +76,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     with directory:
         store = Store(directory.database)
         try:
-            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
+            event_loop.run(_run(stage, request, settings, directory, store, own_rows))
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
@@ -98,7 +98,6 @@ async def _run(
     stage: str,
     request: RunRequest,
     settings: Settings,
-    base: Path,
     directory: RunDirectory,
     store: Store,
     own_rows: Sequence[Example | Conversation],
@@ -115,7 +114,7 @@ async def _run(
         observer: Observer = Observers([tally, progress, log])
         with _interrupts(drain, tally, observer):
             async with AsyncExitStack() as closing:
-                opening = Opening(settings, base, directory, store, observer, drain)
+                opening = Opening(settings, directory, store, observer, drain)
                 session = await opening.session(plan, closing)
                 for name, line in session.lines.items():
                     tally.limited.setdefault(name.partition(" ")[0], line)  # of a panel, the first judge

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meteor_agents.models import TokenCounter
-from meteor_agents.settings.settings import EVALUATED
+from meteor_agents.settings.evaluation import EVALUATED
 from meteor_agents.store.store import Records
 
 REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6, EVALUATED: 1 / 2}

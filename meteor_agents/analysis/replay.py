@@ -25,7 +25,7 @@ from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from meteor_agents.pipeline.stage_calls import distilling, examining, refining, self_training
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import Records
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
