@@ -101,10 +101,10 @@ __all__ = [
     "UsageError",
     "Verdict",
     "Verifier",
+    "__version__",
     "load_settings",
     "open_run",
     "read_run",
-    "__version__",
 ]
 
 

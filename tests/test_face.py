@@ -22,7 +22,7 @@ def test_every_public_name_can_be_imported_and_is_documented() -> None:
         assert getattr(meteor, name) is not None
         if name != "__version__":
             assert (getattr(meteor, name).__doc__ or "").strip(), name
-    assert list(meteor.__all__) == sorted(meteor.__all__, key=lambda name: (name.startswith("_"), name))
+    assert list(meteor.__all__) == sorted(meteor.__all__)
     assert dir(meteor) == list(meteor.__all__)
 
 
