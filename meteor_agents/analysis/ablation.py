@@ -148,7 +148,7 @@ def _gain(arm: Arm, heldout: str) -> float:
 
 
 def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
-    """Of the questions that every seed has a score for, the mean over the seeds."""
+    """Each question's mean over the seeds, for questions that every seed has a score for."""
     first, *others = seeds
     common = [id_ for id_ in first if all(id_ in scores for scores in others)]
     return {id_: math.fsum(scores[id_] for scores in seeds) / len(seeds) for id_ in common}
