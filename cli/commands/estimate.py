@@ -34,8 +34,8 @@ from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.models import TokenCounter
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.settings.settings import ROLES, Settings
+from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Records, open_for_reading
 
 REUSABLE = "reusable"
 """The store's name for the replies that the newest command found to reuse, by role."""

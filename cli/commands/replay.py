@@ -26,7 +26,7 @@ from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.settings.settings import ModelSettings, Settings
 from meteor_agents.store.inputs import INPUTS, Inputs
-from meteor_agents.store.store import Records, open_for_reading
+from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import open_verifier
 

@@ -44,7 +44,7 @@ from meteor_agents.pipeline.pipeline import QuestionSets
 from meteor_agents.pipeline.recipes import FINETUNE, Recipes
 from meteor_agents.pipeline.self_training import pair_rules, stage_of
 from meteor_agents.settings.settings import EVALUATED, ROLES, ModelSettings, Settings, TakeSettings, decoding
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
 

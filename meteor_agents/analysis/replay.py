@@ -28,7 +28,8 @@ from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from meteor_agents.pipeline.self_training import pair_rules
 from meteor_agents.settings.settings import ModelSettings, Settings, decoding
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
+from meteor_agents.store.stage_records import Evaluation
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
 
@@ -78,14 +79,10 @@ class ReplayedSpeaker:
 
     def _why_not(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
         where = f"question {occasion.question_id!r}, {occasion.stage}, try {occasion.tries}"
-        rows = self._records.read(
-            "SELECT request, tries, weights FROM calls WHERE role = ? AND stage = ? AND question_id = ?"
-            " ORDER BY tries = ? DESC, rowid DESC LIMIT 1",
-            self._role, occasion.stage, occasion.question_id, occasion.tries,
-        )  # fmt: skip
-        if not rows:
+        nearest = self._records.nearest_call(self._role, occasion.stage, occasion.question_id, occasion.tries)
+        if nearest is None:
             return f"{self._role}: no reply is recorded ({where}), nor any other call about this question in this stage"
-        request, tries, weights = rows[0]
+        request, tries, weights = nearest
         recorded = json.loads(request)
         now = [message.model_dump() for message in messages]
         if recorded["messages"] != now:
@@ -201,14 +198,14 @@ class Replay:
     async def evaluations(self, only: str | None = None) -> list[Held]:
         """The newest evaluations of the run's own checkpoints again, of one question or of all, and their figures."""
         held: list[Held] = []
-        for evaluation in _newest_evaluations(self._records):
+        for evaluation in self._records.newest_evaluations():
             if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
                 held += [found async for found in self._evaluate(evaluation, only)]
             elif only is None and PAIRWISE in evaluation.heldout:
                 held.append(await self._compare(evaluation))
         return held
 
-    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> AsyncIterator[Held]:
+    async def _evaluate(self, evaluation: Evaluation, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
         results: dict[str, Result] = {}
         for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
@@ -228,7 +225,7 @@ class Replay:
             found = metrics.model_dump(mode="json")
             yield Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(found)))
 
-    def _near(self, evaluation: _Evaluation) -> Collection[str]:
+    def _near(self, evaluation: Evaluation) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
         return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
@@ -242,7 +239,7 @@ class Replay:
             return None, Held(stage, question.id, str(error))
         return again, Held(stage, question.id, _unlike(recorded, again))
 
-    async def _compare(self, evaluation: _Evaluation) -> Held:
+    async def _compare(self, evaluation: Evaluation) -> Held:
         """The last checkpoint against another model again, as one: its figures."""
         heldout, before = evaluation.heldout.split(PAIRWISE)
         stage = f"evaluate pairwise: {heldout} against {before}"
@@ -258,24 +255,6 @@ class Replay:
             return Held(stage, id_, str(error))
         shares = summarise_comparison(found).model_dump(mode="json")
         return Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(shares)))
-
-
-class _Evaluation(NamedTuple):
-    checkpoint: str
-    heldout: str
-    recipe: str
-    label: str
-    metrics: dict[str, Any]
-
-
-def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
-    """One a checkpoint and held-out set, in the order they were made."""
-    rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {
-        (checkpoint, heldout): _Evaluation(checkpoint, heldout, recipe, label, json.loads(metrics))
-        for checkpoint, heldout, recipe, label, metrics in rows
-    }
-    return newest.values()
 
 
 def _difference(then: Trace, now: Trace) -> str:

@@ -35,8 +35,9 @@ from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.pipeline import Cast, Pipeline, QuestionSets
 from meteor_agents.settings.settings import ROLES, ModelSettings, Settings
+from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Records, Store
+from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import Verifier, open_verifier
 

@@ -52,7 +52,8 @@ from meteor_agents.pipeline.recipes import FINETUNE, Recipes
 from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.updates import Updates
 from meteor_agents.settings.settings import Settings, TakeSettings, decoding
-from meteor_agents.store.store import Round, Store
+from meteor_agents.store.stage_records import Round
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, Conversation, Example, Trainer, TrainingJob, TrainingReport
 

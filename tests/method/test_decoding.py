@@ -29,7 +29,7 @@ from meteor_agents.method.templates import Templates
 from meteor_agents.method.text_similarity import likeness, medoid
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.settings.settings import Decoding, Settings, load_settings
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier
 

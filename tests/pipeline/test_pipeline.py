@@ -31,7 +31,8 @@ from meteor_agents.pipeline.checkpoints import prune
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Cast, Pipeline, QuestionSets
 from meteor_agents.settings.settings import Settings, load_settings
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.records import open_for_reading
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint, Example, PreferencePair, TrainingJob, TrainingReport
 from meteor_agents.verifiers import open_verifier
