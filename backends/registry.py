@@ -28,9 +28,8 @@ from meteor_agents.backends.options import (
 )
 from meteor_agents.backends.options import Options as Options  # the public path for backends outside this package
 from meteor_agents.errors import RefusedCallError, SettingsError
-from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.models import ChatMessage, ChatModel
-from meteor_agents.settings.settings import STAGES_THAT_TRAIN, ModelSettings, Settings
+from meteor_agents.settings.settings import REFERENCE, STAGES_THAT_TRAIN, ModelSettings, Settings
 from meteor_agents.training import Trainer
 from meteor_agents.weight_files import missing_parts
 
@@ -121,11 +120,6 @@ _A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
 
 
 
-def costs_money(settings: ModelSettings) -> bool:
-    """Whether calls may be billed: by every backend that does not certainly compute here."""
-    if settings.backend == "sglang" and "launch" in settings.options:
-        return False
-    return settings.backend not in ("transformers", "scripted", REFERENCE, "")
 
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from meteor_agents.calls.keys import call_key
 from meteor_agents.messages import Attempt, Question, Status, Verdict
@@ -17,6 +16,7 @@ from meteor_agents.method.agents import Judge
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
+from meteor_agents.pipeline.cast import RoleModel
 from meteor_agents.store.records import Records
 
 IMAGINED = "imagined"
@@ -73,17 +73,15 @@ class RehearsedSpeaker:
 
     def __init__(
         self,
-        role: str,
-        identity: str,
-        options: Mapping[str, Any],
+        model: RoleModel,
         rehearsal: Rehearsal,
         expected: Expected,
         tokens: Callable[[str], float],
         reply_tokens: Callable[[str, int], float],
     ) -> None:
-        self._role = role
-        self._identity = identity
-        self._options = options
+        self._role = model.role
+        self._identity = model.settings.identity
+        self._options = model.settings.deciding_options
         self._rehearsal = rehearsal
         self._expected = expected
         self._tokens = tokens

@@ -189,6 +189,30 @@ async def converse(
         raise Interrupted
 
 
+async def each(
+    questions: Sequence[Question],
+    work: Callable[[Question], Awaitable[None]],
+    *,
+    window: Window,
+    drain: Drain,
+    stage: str,
+) -> None:
+    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
+    failures: list[str] = []
+
+    async def conversation(question: Question) -> Trace:
+        await work(question)
+        return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
+
+    async def count(trace: Trace) -> None:
+        if trace.error is not None:
+            failures.append(trace.error)
+
+    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
+    if len(failures) == len(questions) and failures:
+        raise ModelError(failures[0])
+
+
 def first_error(errors: ExceptionGroup[Exception]) -> Exception:
     """The first leaf of a group: the cause, since the others were cancelled because of it."""
     error: Exception = errors

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meteor_agents.evaluation.grading import Result
+from meteor_agents.evaluation.grading import Result, examine, fingerprint
 from meteor_agents.evaluation.statistics import sign_test
-from meteor_agents.messages import Status
+from meteor_agents.messages import Question, Status
+from meteor_agents.pipeline.engine import Drain, each
+from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stage_calls import greedy
 
 GATE = "gate"
 """The stage of the gate's calls."""
@@ -37,6 +41,22 @@ class Gate:
     reason: str
 
 
+async def ask_gate(session: Session) -> dict[str, Result]:
+    """What the served student answers to the gate's questions, by id; judged only where a judgement costs nothing."""
+    cast, sampling = session.cast, greedy(session.settings)
+    results: dict[str, Result] = {}
+
+    async def asked(question: Question) -> None:
+        if cast.judge.free:
+            results[question.id] = await examine(question, cast.student, cast.judge, sampling=sampling, stage=GATE)
+        else:
+            attempt = await cast.student.attempt(question, stage=GATE, sampling=sampling)
+            results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
+
+    await each(session.questions.gate, asked, window=session.window(), drain=Drain(), stage=GATE)
+    return results
+
+
 def speaks_unlike(start: Path, candidate: Path) -> str | None:
     """Which file would have the candidate read prompts or end replies otherwise than it was trained; None: none."""
     for name in SPEAKING_FILES:
@@ -46,7 +66,7 @@ def speaks_unlike(start: Path, candidate: Path) -> str | None:
     return None
 
 
-def judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> Gate:
+def judge_candidate(before: Mapping[str, Result], after: Mapping[str, Result], *, free: bool) -> Gate:
     """Compare the candidate with the student it would replace, question by question."""
     if not before:
         return Gate(True, "loads; no gate questions")

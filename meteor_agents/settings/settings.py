@@ -23,6 +23,8 @@ from meteor_agents.settings.profiles import under
 from meteor_agents.training import LossName, PairwiseLoss, TrainingSettings
 
 ROLES = ("student", "teacher", "judge")
+REFERENCE = "reference"
+"""The backend of a teacher that answers with the references of the data."""
 NOT_DECIDING = frozenset(
     {
         "base_url",
@@ -453,6 +455,10 @@ class Settings(Section):
     training: TrainingSettings = TrainingSettings()
     checkpoints: CheckpointsSettings = CheckpointsSettings()
     budget: BudgetSettings = BudgetSettings()
+    retry_failed: bool = True
+    """Ask failed questions of a finished stage again when the command is repeated."""
+    fail_on: float = Field(default=0.5, ge=0, le=1)
+    """A stage in which a larger share of the questions failed ends the command with exit code 1."""
 
     def training_for(self, stage: TakeSettings) -> TrainingSettings:
         """`training` with what the stage sets otherwise."""

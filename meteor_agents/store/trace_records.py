@@ -38,13 +38,13 @@ class TraceRecords(StageRecords):
         )
         return ((question_id, Outcome(outcome)) for question_id, outcome in rows)
 
-    def owed(self, stage: str, recipe: str, questions: QuestionPool, *, retry_failed: bool = False) -> QuestionPool:
+    def owed(self, stage: str, recipe: str, questions: QuestionPool, *, retry_failed: bool = True) -> QuestionPool:
         """The questions that have no settled trace as they read now.
 
-        A failed trace is never settled while its stage goes on. Once the stage is done, it is settled unless
-        `retry_failed` is given: what failed may have been the server's trouble of that day.
+        A failed trace is not settled, so its question is asked again: what failed may have been the server's trouble of
+        that day. Without `retry_failed` it is settled once its stage is done.
         """
-        settled = self.finished_stage(stage, recipe) is not None and not retry_failed
+        settled = not retry_failed and self.finished_stage(stage, recipe) is not None
         rows = self.each(
             "SELECT question_id, question FROM traces WHERE stage = ? AND recipe = ? AND (? OR outcome <> ?)",
             stage, recipe, settled, Outcome.FAILED.value,

@@ -90,7 +90,7 @@ def arms_of(folder: Path, learner: Decoder, trainer: FolderTrainer) -> list[Arm]
             run = Run(folder, learner, trainer, **given, self_train=stage)
 
             async def arm(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
-                found.append(await run_arm(pipeline, name, seed))
+                found.append(await run_arm(pipeline.session, name, seed))
 
             run(arm)
     return found
