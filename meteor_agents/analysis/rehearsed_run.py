@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from meteor_agents.analysis.figures import Estimate, added, rounded
 from meteor_agents.analysis.lengths import ENOUGH, Lengths
 from meteor_agents.analysis.rehearsal import IMAGINED, Rehearsal, RehearsedSpeaker, RehearsedVerifier
-from meteor_agents.calls.recorded import Price
+from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.evaluation.human_labels import Label
 from meteor_agents.messages import Attempt, Question

@@ -17,7 +17,7 @@ from meteor_agents.assembly.question_sets import limited, open_questions
 from meteor_agents.assembly.role_models import price_of
 from meteor_agents.backends.base_model import base_checkpoint, trains_here
 from meteor_agents.backends.local.token_counting import local_counter
-from meteor_agents.calls.recorded import Price
+from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observers
 from meteor_agents.models import TokenCounter

@@ -41,7 +41,7 @@ class Interrupted(Exception):
 
 
 class Line(Protocol):
-    """Calls before one role's model (`limits.Throttled`)."""
+    """Calls before one role's model (`Throttled`)."""
 
     @property
     def ceiling(self) -> int:

@@ -24,7 +24,7 @@ from meteor_agents.store.database import open_for_writing, unusable
 from meteor_agents.store.records import Records
 from meteor_agents.store.schema import create_tables
 from meteor_agents.store.stage_records import Round
-from meteor_agents.store.storable import as_json, storable
+from meteor_agents.store.storable import as_json
 from meteor_agents.store.writer import GroupCommit
 from meteor_agents.traces import Trace
 
@@ -42,9 +42,9 @@ class Counter(StrEnum):
     """Replies in which the model declined."""
     FILTERED = "filtered"
     """Replies that a content filter ended."""
-    ESTIMATED_TOKENS = "estimated_tokens"
-    """Tokens of calls whose server did not say how many it used."""
-    ESTIMATED_MICRO_USD = "estimated_micro_usd"
+    UNLISTED_TOKENS = "unlisted_tokens"
+    """Tokens that no stored call lists: estimates where a server reported none, and what failed tries used."""
+    UNLISTED_MICRO_USD = "unlisted_micro_usd"
     """What those cost, in millionths of a US dollar."""
 
 
@@ -87,12 +87,11 @@ class Store(Records):
         seconds: float,
         *,
         max_tokens: int,
-    ) -> Completion:
-        """Store a reply, and what the model thought first; the reply as it is stored (`storable`): go on with that.
+    ) -> None:
+        """Store a reply (one that is `storable`), and what the model thought first.
 
         `usd` is None where the price is not known.
         """
-        reply = storable(reply)
         if reply.reasoning:
             self._writer.write_soon(
                 "INSERT OR REPLACE INTO reasoning VALUES (?,?,?,?)", key, reply.weights, max_tokens, reply.reasoning
@@ -105,7 +104,6 @@ class Store(Records):
             reply.finish_reason.value, reply.model, reply.usage.input_tokens, reply.usage.output_tokens, usd, seconds,
             time.time(),
         )  # fmt: skip
-        return reply
 
     def count_soon(self, role: str, name: str, by: int = 1) -> None:
         """Add to a counter that outlives the process (`Counter`), without waiting for the disk.

@@ -17,7 +17,8 @@ from rich.console import Console
 from meteor_agents import prompts
 from meteor_agents.analysis.status import read_status
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.recorded import Budget, RecordedModel
+from meteor_agents.calls.budget import Budget
+from meteor_agents.calls.recorded import RecordedModel
 from meteor_agents.cli.tables import status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
