@@ -31,7 +31,7 @@ from meteor_agents.models import ChatMessage, Completion, FinishReason, Likeliho
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier
 
@@ -53,7 +53,7 @@ class Speaker:
     ) -> Completion:
         self.asked.append((messages[-1].content, sampling, occasion))
         text = self._say(messages, sampling, occasion)
-        reason = FinishReason.LENGTH if text.endswith("...") else FinishReason.STOP
+        reason = FinishReason.CUT if text.endswith("...") else FinishReason.COMPLETE
         return Completion(text, reason, Usage(input_tokens=10, output_tokens=4), "m", "w1")
 
 
