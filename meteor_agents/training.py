@@ -27,7 +27,7 @@ class Example(_Value):
     target: str
 
 
-class Conversation(_Value):
+class ChatExample(_Value):
     """One supervised chat: every turn of the assistant is learned, and nothing else is."""
 
     kind: Literal["chat"] = "chat"
@@ -53,7 +53,7 @@ class PreferencePair(_Value):
     rejected: str
 
 
-Row = Annotated[Example | Conversation | PreferencePair, Field(discriminator="kind")]
+TrainingRow = Annotated[Example | ChatExample | PreferencePair, Field(discriminator="kind")]
 
 
 class Checkpoint(_Value):
@@ -186,8 +186,8 @@ class TrainingJob(_Value):
 
     name: str
     """For people and for the folder's name, for example `refine-002`."""
-    rows: tuple[Row, ...]
-    """All examples and conversations, or all preference pairs."""
+    rows: tuple[TrainingRow, ...]
+    """All examples and chats, or all preference pairs."""
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None

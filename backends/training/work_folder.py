@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from meteor_agents.errors import MeteorError, NothingToTrainError, TrainingError
-from meteor_agents.training import Row, TrainingJob, TrainingReport
+from meteor_agents.training import TrainingJob, TrainingReport, TrainingRow
 
-_ROW: TypeAdapter[Row] = TypeAdapter(Row)
+_ROW: TypeAdapter[TrainingRow] = TypeAdapter(TrainingRow)
 
 
 @dataclass(frozen=True, slots=True)

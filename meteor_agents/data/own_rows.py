@@ -11,12 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 from meteor_agents.data.questions import file_rows
 from meteor_agents.errors import UsageError
 from meteor_agents.models import ChatMessage
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 
 _MESSAGES: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 
 
-def read_own_rows(path: Path) -> list[Example | Conversation]:
+def read_own_rows(path: Path) -> list[Example | ChatExample]:
     """All rows of a JSONL, JSON or Parquet file, as they stand: no prompt template is added.
 
     `messages` are a chat, every reply of which is learned. `prompt` is a text (the user's turn) or messages, and
@@ -31,14 +31,14 @@ def read_own_rows(path: Path) -> list[Example | Conversation]:
     return rows
 
 
-def _row(path: Path, place: str, values: Mapping[str, Any]) -> Example | Conversation:
+def _row(path: Path, place: str, values: Mapping[str, Any]) -> Example | ChatExample:
     try:
         return _read(str(values.get("id") or place), values)
     except (ValidationError, ValueError) as error:
         raise UsageError(f"{path}, {place}: {_sentence(error)}") from error
 
 
-def _read(id_: str, values: Mapping[str, Any]) -> Example | Conversation:
+def _read(id_: str, values: Mapping[str, Any]) -> Example | ChatExample:
     if values.get("messages") is not None:
         messages = _messages("messages", values["messages"])
     elif values.get("prompt") is not None and values.get("completion") is not None:
@@ -58,7 +58,7 @@ def _read(id_: str, values: Mapping[str, Any]) -> Example | Conversation:
         found = ", ".join(values) or "nothing"
         raise ValueError(f"needs messages, or prompt and completion; found {found}")
     if sum(message.role == "assistant" for message in messages) > 1:
-        return _not_empty(Conversation(id=id_, messages=messages))
+        return _not_empty(ChatExample(id=id_, messages=messages))
     return _example(id_, messages)
 
 
@@ -71,7 +71,7 @@ def _example(id_: str, messages: Sequence[ChatMessage]) -> Example:
     return Example(id=id_, prompt=tuple(prompt), target=reply.content)
 
 
-def _not_empty(chat: Conversation) -> Conversation:
+def _not_empty(chat: ChatExample) -> ChatExample:
     if not all(message.content.strip() for message in chat.messages if message.role == "assistant"):
         raise ValueError("a reply to learn is empty")
     return chat

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from meteor_agents.messages import Status
 from meteor_agents.method.agents import Student
 from meteor_agents.traces import Outcome, Trace, Turn
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 CUT = "cut at max_tokens"
 EMPTY = "without a target"
@@ -27,7 +27,7 @@ UNDISPUTED = "without a rejected try"
 class Converted(NamedTuple):
     """What traces gave."""
 
-    rows: list[Row]
+    rows: list[TrainingRow]
     left_out: Mapping[str, int]
     """Why traces gave nothing -> how many."""
 
@@ -43,9 +43,9 @@ def refined(traces: Iterable[Trace], student: Student, conversion: str) -> Conve
     return _converted(traces, lambda trace: convert(trace, student))
 
 
-def _converted(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[Row] | str]) -> Converted:
+def _converted(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> Converted:
     """`convert` gives a trace's rows, or the reason why there are none."""
-    rows: list[Row] = []
+    rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     for trace in traces:
         if trace.outcome is not Outcome.ACCEPTED:
@@ -58,13 +58,13 @@ def _converted(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[Row]
     return Converted(rows, dict(left_out))
 
 
-def _answered(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _answered(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     if trace.answer is None or not trace.answer.text.strip():
         return EMPTY
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=trace.answer.text)]
 
 
-def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None or not accepted.text.strip():
         return EMPTY
@@ -73,7 +73,7 @@ def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     if reason := _no_chain(trace):
         return reason
     *rejected, last = trace.turns
@@ -89,12 +89,12 @@ def _second_look(turn: Turn) -> str:
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     if reason := _no_chain(trace):
         return reason
     *rejected, last = trace.turns
     asked = student.chat_prompt(trace.question, rejected)
-    return [Conversation(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
+    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
 
 
 def _no_chain(trace: Trace) -> str | None:
@@ -104,7 +104,7 @@ def _no_chain(trace: Trace) -> str | None:
     return CUT if any(turn.attempt.truncated for turn in trace.turns) else None
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None or not accepted.text.strip():
         return EMPTY

@@ -39,8 +39,8 @@ from meteor_agents.training import (
     LoraSettings,
     PairwiseLoss,
     PreferencePair,
-    Row,
     TrainingJob,
+    TrainingRow,
     TrainingSettings,
 )
 from tests.support.tiny_model import make_tiny, real_tokenizer
@@ -103,7 +103,7 @@ def test_pair_is_encoded_as_two_replies_to_one_prompt(tokenizer: Any) -> None:
 
 
 def test_row_over_the_limit_is_left_out_and_counted(tokenizer: Any) -> None:
-    rows: list[Row] = [example(0), example(1, "word " * 300)]
+    rows: list[TrainingRow] = [example(0), example(1, "word " * 300)]
     encoding = encode_rows(tokenizer, rows, max_length=100)
     assert [row.id for row in encoding.rows] == ["0"]
     assert encoding.too_long == 1

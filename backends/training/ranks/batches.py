@@ -16,7 +16,7 @@ from meteor_agents.backends.local.chat_template import (
     example_ids,
 )
 from meteor_agents.errors import NothingToTrainError, TrainingError
-from meteor_agents.training import Conversation, PreferencePair, Row, TrainingSettings
+from meteor_agents.training import ChatExample, PreferencePair, TrainingRow, TrainingSettings
 
 WINDOW_BATCHES = 8
 """Rows are sorted by length inside shuffled windows of so many batches: little padding, yet a new order each epoch."""
@@ -50,7 +50,7 @@ class Encoding(NamedTuple):
     too_long: int
 
 
-def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoding:
+def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], max_length: int) -> Encoding:
     """Every row that fits into `max_length` tokens. Raises `NothingToTrainError` if none does."""
     encoded = [encode_row(tokenizer, row) for row in rows]
     fitting = [row for row in encoded if row.length <= max_length]
@@ -63,8 +63,8 @@ def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encodin
     return Encoding(fitting, len(encoded) - len(fitting))
 
 
-def encode_row(tokenizer: Any, row: Row) -> EncodedRow:
-    if isinstance(row, Conversation):
+def encode_row(tokenizer: Any, row: TrainingRow) -> EncodedRow:
+    if isinstance(row, ChatExample):
         return EncodedRow(row.id, (conversation_ids(tokenizer, row.messages),))
     targets = (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row.target,)
     return EncodedRow(row.id, tuple(example_ids(tokenizer, row.prompt, target) for target in targets))
