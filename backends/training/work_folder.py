@@ -23,6 +23,11 @@ class WorkFolder:
 
     path: Path
 
+    @classmethod
+    def beside(cls, checkpoint: Path) -> WorkFolder:
+        """Where the job is done whose checkpoint gets that folder."""
+        return cls(checkpoint.absolute().with_name(f".work-{checkpoint.name}"))
+
     @property
     def job(self) -> Path:
         return self.path / "job.json"

@@ -112,6 +112,9 @@ def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()} - {".trainer", "trainer.log"}
 
 
+WORKER = "meteor_agents.backends.training.ranks.worker"
+
+
 def processes_of(folder: Path) -> list[int]:
     """Whose command lines mention the folder: launchers and ranks of its jobs, but not this test."""
     found = []
@@ -120,7 +123,7 @@ def processes_of(folder: Path) -> list[int]:
             command = entry.read_text()
         except OSError:
             continue
-        if str(folder) in command and "training_worker" in command:
+        if str(folder) in command and WORKER in command:
             found.append(int(entry.parent.name))
     return found
 
@@ -292,7 +295,7 @@ def loss_of(folder: Path, example: Example) -> float:
     import torch
     import transformers
 
-    from meteor_agents.backends.training.ranks.batches import encode_row
+    from meteor_agents.backends.training.ranks.encoding import encode_row
     from meteor_agents.backends.training.ranks.losses import sft_loss
 
     encoded = encode_row(transformers.AutoTokenizer.from_pretrained(folder), example).sequences[0]
