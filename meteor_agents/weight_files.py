@@ -42,7 +42,10 @@ def is_float32(folder: Path) -> bool:
 
 
 def damaged_weights(folder: Path) -> str | None:
-    """What is wrong with the safetensors files of a folder, by their headers and lengths; None when they are sound."""
+    """What is wrong with the weights of a folder, in words; None when they are sound.
+
+    Looks at the headers and lengths of its safetensors files, and at the record that the trainer leaves in a checkpoint.
+    """
     for file in _weights(folder):
         size = file.stat().st_size
         try:
@@ -53,7 +56,7 @@ def damaged_weights(folder: Path) -> str | None:
             return f"{file.name} is damaged: its header cannot be read"
         if end != size:
             return f"{file.name} is damaged: it has {size} bytes instead of {end}"
-    return None
+    return changed_since_written(folder)
 
 
 def record_written(folder: Path) -> None:
@@ -90,7 +93,7 @@ def changed_since_written(folder: Path) -> str | None:
         if found != size:
             return f"{name} has {found} bytes, but {size} were written"
         if f"{_crc32(file):08x}" != checksum:
-            return f"{name} has another content than was written"
+            return f"{name} has another content than the one that was written"
     return None
 
 

@@ -10,7 +10,7 @@ from meteor_agents.backends.training.config import load_config
 from meteor_agents.backends.training.work_folder import WorkFolder
 from meteor_agents.errors import TrainingError
 from meteor_agents.training import TrainingJob, TrainingReport, optimizer_beside
-from meteor_agents.weight_files import changed_since_written, damaged_weights, missing_parts, record_written
+from meteor_agents.weight_files import damaged_weights, missing_parts, record_written
 
 
 def prepare(work: WorkFolder, folder: Path, job: TrainingJob) -> None:
@@ -28,20 +28,17 @@ def _check_start(job: TrainingJob) -> None:
     missing = missing_parts(start)
     if missing:
         raise TrainingError(f"{job.name}: the start checkpoint {start} lacks {', '.join(missing)}")
-    if trouble := damaged_weights(start) or changed_since_written(start):
+    if trouble := damaged_weights(start):
         raise TrainingError(
-            f"{job.name}: the start checkpoint {start} is not as it was written: {trouble}; put the file back, or delete "
-            "the folder and run the same command again to train it anew"
+            f"{job.name}: the start checkpoint {start} cannot be trained from: {trouble}; put the file back, or remove the "
+            "folder and run the same command again, which trains it anew"
         )
     if job.carries_optimizer:
         _check_optimizer(job, optimizer_beside(start))
 
 
 def _check_optimizer(job: TrainingJob, folder: Path) -> None:
-    if not folder.is_dir():
-        trouble: str | None = "it is missing"
-    else:
-        trouble = damaged_weights(folder) or changed_since_written(folder)
+    trouble = damaged_weights(folder) if folder.is_dir() else "it is missing"
     if trouble:
         raise TrainingError(
             f"{job.name}: the optimizer state {folder}, from which this update goes on: {trouble}; put it back, or begin "
