@@ -27,10 +27,8 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 from meteor_agents.assembly.config_file import find_config, read_config
-from meteor_agents.assembly.opening import Wanted, open_pipeline
-from meteor_agents.calls.tally import Tally
+from meteor_agents.assembly.opening import Opening, Parts, Plan
 from meteor_agents.events import CallFinished, Event
-from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
@@ -124,17 +122,14 @@ async def refine(folder: Path, settings: Settings, base: Path, pause_s: float | 
         store = Store(directory.database)
         try:
             async with AsyncExitStack() as closing:
-                wanted = Wanted(train=pause_s is None, beams=False, evaluate=False)
-                pipeline = await open_pipeline(
-                    settings, base, directory, store, calls, Drain(), wanted, closing, Tally()
-                )
+                trainer = Timed(open_trainer(settings) if pause_s is None else Pause(pause_s))
+                closing.push_async_callback(trainer.aclose)
+                opening = Opening(settings, directory, store, calls, parts=Parts(trainer=trainer))
+                session = await opening.session(Plan(self_trains=False, evaluates=False), closing)
                 if pause_s is not None:
-                    pipeline.trainer = Pause(pause_s)
-                    pipeline.cast = replace(pipeline.cast, student_server=Named())
-                assert pipeline.trainer is not None
-                pipeline.trainer = trainer = Timed(pipeline.trainer)
+                    session.student = ServedStudent(session.student.chat, Named(), session.student.current)
                 began = time.monotonic()
-                await Pipeline.refine(pipeline)
+                await Pipeline(session).refine()
                 return calls, trainer.spans, time.monotonic() - began
         finally:
             store.close()

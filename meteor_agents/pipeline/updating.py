@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from meteor_agents.errors import ModelError, NoCallSucceeds, NothingToTrainError
+from meteor_agents.errors import ModelError, NoCallSucceeds, NothingToTrainError, TrainingError
 from meteor_agents.evaluation.grading import Result
 from meteor_agents.events import TrainingNote, UpdateFinished
 from meteor_agents.pipeline.checkpoints import needed, prune
@@ -16,6 +16,7 @@ from meteor_agents.pipeline.gate import GATE, Gate, ask_gate, judge_candidate, s
 from meteor_agents.pipeline.session import Session
 from meteor_agents.store.stage_records import Round
 from meteor_agents.training import Checkpoint, Trainer, TrainingJob, TrainingReport
+from meteor_agents.weight_files import damaged_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,15 @@ def _made_before(session: Session, wanted: Update, candidate: Checkpoint) -> Che
 async def _train(
     session: Session, trainer: Trainer, wanted: Update, candidate: Checkpoint
 ) -> TrainingReport | None:
-    """Write the candidate's folder, unless it is there; None then."""
+    """Write the candidate's folder, unless it is there; None then. Raises `TrainingError`."""
     if not wanted.job.rows:
         raise NothingToTrainError(f"no rows to train on: all {len(wanted.traces)} traces were left out")
     if candidate.path.exists():
+        if damaged := await asyncio.to_thread(damaged_weights, candidate.path):
+            raise TrainingError(
+                f"{wanted.job.name}: {candidate.path}, trained before this run was interrupted, cannot be used: {damaged}; "
+                "put the file back, or remove the folder and run the same command again, which trains it anew"
+            )
         return None
     if not wanted.overlaps:
         await session.student.free_memory()

@@ -43,6 +43,7 @@ from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint, Example, PreferencePair, TrainingJob, TrainingReport
 from meteor_agents.verifiers import open_verifier
+from meteor_agents.weight_files import record_written
 
 BASE = Checkpoint(version="base", path=Path("base"))
 
@@ -398,6 +399,30 @@ def test_checkpoints_of_an_edited_run_are_there_when_the_edit_is_taken_back(tmp_
     jobs = len(trainer.jobs)
     Run(tmp_path / "run", learner, trainer, refine={**runs[2], "questions": 30}, checkpoints={"keep": 1})()
     assert len(trainer.jobs) == jobs
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_checkpoint_of_an_interrupted_update_is_used_unless_its_files_were_changed(run: Run, changed: bool) -> None:
+    class Interrupted(FolderTrainer):
+        async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+            await super().train(job, folder, on_event)
+            await asyncio.to_thread((folder / "config.json").write_text, "{}")
+            await asyncio.to_thread(record_written, folder)
+            raise TrainingError(str(folder))
+
+    run.trainer = Interrupted()
+    with pytest.raises(TrainingError) as failure:
+        run()
+    run.trainer = FolderTrainer()
+    if changed:
+        (Path(str(failure.value)) / "config.json").write_text("[]")
+        with pytest.raises(TrainingError, match=r"cannot be used: config\.json has another content"):
+            run()
+        assert run.trainer.jobs == []
+    else:
+        run()
+        assert str(failure.value).rpartition("/")[2] not in {job.version() for job in run.trainer.jobs}
+        assert run.trainer.jobs
 
 
 def test_half_a_checkpoint_never_carries_a_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +131,10 @@ def processes_of(folder: Path) -> list[int]:
 
 def listening_addresses(processes: list[int]) -> set[str]:
     """The addresses, as the kernel writes them, on which these processes accept TCP connections."""
-    sockets = {str(link.readlink()) for process in processes for link in Path(f"/proc/{process}/fd").iterdir()}
+    sockets = set()
+    for link in (link for process in processes for link in Path(f"/proc/{process}/fd").iterdir()):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(str(link.readlink()))
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
