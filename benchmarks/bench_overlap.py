@@ -1,13 +1,14 @@
-"""What `refine.mode: overlap` buys: calls answered while updates train, on a fake server in a process of its own.
+"""What `refine.mode: overlap` gains: calls answered while updates train, on a fake server in a process of its own.
 
     python benchmarks/bench_overlap.py [--questions 2000] [--update-s 3]
     python benchmarks/bench_overlap.py --run runs/quickstart
 
-Stage 2 as `meteor refine` holds it, on a real run directory. The trainer is a pause of `--update-s` in which a checkpoint
-folder appears, as when training runs on other hardware. With `--run`, a run of the quickstart that has been through stage 1,
-it is that run's stage 2, held anew on a copy: its student in process, its trainer, both on this machine.
+Runs stage 2 as `meteor refine` does, on a real run directory. The trainer is a pause of `--update-s` seconds after which a
+checkpoint folder appears, as if training ran on other hardware. With `--run`, stage 2 of that run is repeated on a copy with
+its student in process and its trainer, both on this machine. It must be a quickstart that has been through stage 1.
 
-A share is the calls a second while an update trains, of those a second while none does: 0 when conversations stop for it.
+Prints the throughput kept during updates: calls a second while an update trains, divided by calls a second while none
+does. It is 0 when conversations stop for updates.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from meteor_agents.assembly.config_file import find_config, read_config
+from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import Opening, Parts, Plan
+from meteor_agents.backends.registry import open_trainer
 from meteor_agents.events import CallFinished, Event
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.settings.loading import load_settings
@@ -44,7 +45,7 @@ Spans = Sequence[tuple[float, float]]
 
 
 class Pause:
-    """A trainer that takes its time and nothing else."""
+    """A trainer that waits for so many seconds and makes an empty folder."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -61,7 +62,7 @@ class Pause:
 
 
 class Named:
-    """Weights that are but a name."""
+    """A model that takes new weights by name only."""
 
     weights = "base"
 
@@ -70,7 +71,7 @@ class Named:
 
 
 class Calls:
-    """When calls were answered."""
+    """Remembers when calls were answered, in seconds."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -81,7 +82,7 @@ class Calls:
 
 
 class Timed:
-    """A trainer whose times are remembered."""
+    """A trainer that remembers when it trained."""
 
     def __init__(self, inner: Trainer) -> None:
         self._inner = inner
@@ -115,8 +116,11 @@ def fake_settings(folder: Path, url: str, mode: str, given: argparse.Namespace) 
     return load_settings(content, base=folder, source="bench")
 
 
-async def refine(folder: Path, settings: Settings, base: Path, pause_s: float | None) -> tuple[Calls, Spans, float]:
-    """`pause_s` stands for the trainer; None: the run's own."""
+async def refine(folder: Path, settings: Settings, pause_s: float | None) -> tuple[Calls, Spans, float]:
+    """Hold stage 2 in that run directory: the calls, when updates trained, and the seconds in all.
+
+    `pause_s` takes the trainer's place; None: the run's own trainer.
+    """
     calls = Calls()
     with RunDirectory(folder) as directory:
         store = Store(directory.database)
@@ -127,7 +131,7 @@ async def refine(folder: Path, settings: Settings, base: Path, pause_s: float | 
                 opening = Opening(settings, directory, store, calls, parts=Parts(trainer=trainer))
                 session = await opening.session(Plan(self_trains=False, evaluates=False), closing)
                 if pause_s is not None:
-                    session.student = ServedStudent(session.student.chat, Named(), session.student.current)
+                    session.student.model = Named()
                 began = time.monotonic()
                 await Pipeline(session).refine()
                 return calls, trainer.spans, time.monotonic() - began
@@ -152,7 +156,7 @@ def on_a_fake_server(given: argparse.Namespace) -> None:
         for mode in MODES:
             with tempfile.TemporaryDirectory() as folder:
                 settings = fake_settings(Path(folder), url, mode, given)
-                told(mode, *asyncio.run(refine(Path(folder) / "run", settings, Path(folder), given.update_s)))
+                told(mode, *asyncio.run(refine(Path(folder) / "run", settings, given.update_s)))
 
 
 def on_a_real_run(run: Path) -> None:
@@ -161,7 +165,7 @@ def on_a_real_run(run: Path) -> None:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
             # Questions that stage 2 has not had: no stored reply serves.
             settings = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
-            told(mode, *asyncio.run(refine(copy, settings, find_config("quickstart").parent, None)))
+            told(mode, *asyncio.run(refine(copy, settings, None)))
 
 
 def told(mode: str, calls: Calls, spans: Spans, wall_s: float) -> None:

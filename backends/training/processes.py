@@ -60,18 +60,12 @@ class TrainingProcesses:
         commands = [_command(python, orders, world, address, node) for node in range(len(hosts))]
         log = folder / "trainer.log"
         found = cls([], hosts, orders, log)
-        with log.open("ab") as output:
+        try:
             for command in (commands[0], *map(partial(_over_ssh, environment), others, commands[1:])):
-                launcher = await asyncio.create_subprocess_exec(
-                    *command,
-                    stdin=PIPE,
-                    stdout=output,
-                    stderr=STDOUT,
-                    cwd=orders.parent,
-                    env=environment,
-                    start_new_session=True,
-                )
-                found._launchers.append(launcher)
+                found._launchers.append(await _launch(command, environment, orders.parent, log))
+        except BaseException:
+            await found.end()
+            raise
         return found
 
     @property
@@ -115,12 +109,26 @@ class TrainingProcesses:
                     launcher.stdin.close()
                 await launcher.wait()
             shutil.rmtree(self._orders.parent, ignore_errors=True)
-        return next((code for code in codes if code is not None), self._launchers[0].returncode or 0)
+        return next((code for code in codes if code is not None), self._launchers[0].returncode or 0) if codes else 0
 
     def _signal(self, number: signal.Signals) -> None:
         for launcher in self._launchers:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(launcher.pid, number)
+
+
+async def _launch(command: list[str], environment: dict[str, str], folder: Path, log: Path) -> Process:
+    """Start one launcher as the head of a process group. All that it and its ranks print is added to the log."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=PIPE,
+            stdout=output,
+            stderr=STDOUT,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def _empty_orders(folder: Path) -> Path:

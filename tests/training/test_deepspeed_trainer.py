@@ -203,11 +203,14 @@ def test_processes_end_when_their_trainer_is_killed(base: Path, tmp_path: Path) 
         "asyncio.run(DeepSpeedTrainer().train(job, pathlib.Path(sys.argv[2]), lambda event: print(event, flush=True)))\n"
     )
     command = [sys.executable, "-c", program, str(job), str(tmp_path / "new")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as trainer:
         assert trainer.stdout is not None
+        printed = []
         for line in trainer.stdout:
-            if line.startswith("TrainingProgress"):
+            printed.append(line.partition("(")[0])
+            if printed[-1] == "TrainingProgress":
                 break
+        assert set(printed) == {"TrainingNote", "TrainingProgress"}  # no library says anything to the user
         assert len(processes_of(tmp_path)) == 2
         os.kill(trainer.pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
