@@ -2,14 +2,14 @@
 
     python benchmarks/bench_train.py [ours] [packed] [checkpointed] [trl] [trl-packing] [trl-tuned] [updates]
 
-Each contender trains the same rows in a process of its own, one after the other, for one epoch in batches of 8. `packed` and
-`checkpointed` are ours with `training.packing` and with `training.gradient_checkpointing`. `trl` is
-SFTTrainer as it comes, with its own defaults (gradient checkpointing, bfloat16 autocast over float32 weights);
-`trl-packing` has `packing=True` too, with rows of the quickstart's max_length; `trl-tuned` is TRL without gradient
-checkpointing, in the number format that we pick. Tokens are those of the rows, without padding; the first step, in which
-memory is taken and kernels are made, is left out. Memory is the sum of PSS over all processes of a contender, at its
-highest, without the process that only starts ours. `updates` gives one trainer five updates of 8 rows: what each takes
-beyond its own steps, with and without the optimizer's state.
+Each contender trains on the same rows for one epoch in batches of 8, in a process of its own, one after the other. `packed` and
+`checkpointed` are ours with `training.packing` and `training.gradient_checkpointing`. `trl` is SFTTrainer with its own defaults
+(gradient checkpointing, bfloat16 autocast over float32 weights), `trl-packing` also has `packing=True` with rows of the
+quickstart's max_length, and `trl-tuned` is TRL without gradient checkpointing in the number format that we pick.
+
+Tokens are counted without padding. The first step, which allocates memory and compiles kernels, is left out. Memory is the highest
+sum of PSS over all processes of a contender, without the process that only starts ours. `updates` has one trainer make five
+updates of 8 rows, with and without the optimizer's state, and prints the seconds that each takes besides its steps.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _line(name: str, found: dict[str, Any]) -> str:
 
 
 class _Peak:
-    """The highest sum of PSS over a process and its descendants, looked at four times a second (Linux)."""
+    """Measures the highest sum of PSS over a process and its descendants, four times a second (Linux)."""
 
     def __init__(self, root: int, *, without_root: bool) -> None:
         self.bytes = 0
