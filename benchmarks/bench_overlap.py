@@ -51,6 +51,7 @@ class Pause:
         self._seconds = seconds
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+        """See `meteor_agents.training.Trainer`."""
         await asyncio.sleep(self._seconds)
         await asyncio.to_thread(folder.mkdir)
         return TrainingReport(
@@ -58,7 +59,7 @@ class Pause:
         )
 
     async def aclose(self) -> None:
-        pass
+        """Nothing is left running."""
 
 
 class Named:
@@ -67,6 +68,7 @@ class Named:
     weights = "base"
 
     async def load_weights(self, folder: Path, version: str) -> None:
+        """Take the name."""
         self.weights = version
 
 
@@ -77,6 +79,7 @@ class Calls:
         self.at: list[float] = []
 
     def on_event(self, event: Event) -> None:
+        """Remember the time of a call that reached the model."""
         if isinstance(event, CallFinished) and not event.reused:
             self.at.append(time.monotonic())
 
@@ -89,6 +92,7 @@ class Timed:
         self.spans: list[tuple[float, float]] = []
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
+        """Train, and remember when."""
         began = time.monotonic()
         try:
             return await self._inner.train(job, folder, on_event)
@@ -96,10 +100,12 @@ class Timed:
             self.spans.append((began, time.monotonic()))
 
     async def aclose(self) -> None:
+        """Close the inner trainer."""
         await self._inner.aclose()
 
 
 def fake_settings(folder: Path, url: str, mode: str, given: argparse.Namespace) -> Settings:
+    """Settings of a run whose student and judge are the fake server at `url`."""
     questions = folder / "questions.jsonl"
     lines = [json.dumps({"id": f"q{i:05d}", "question": f"What is {i}?"}) + "\n" for i in range(given.questions)]
     questions.write_text("".join(lines))
@@ -144,11 +150,14 @@ def share(calls: Calls, trained: Spans) -> float:
     first, last = calls.at[0], calls.at[-1]
     spans = [(max(first, begin), min(last, end)) for begin, end in trained if begin < last]
     during_s = sum(end - begin for begin, end in spans)
+    if not spans:
+        raise SystemExit("no update trained before the last call; take more --questions or a lower --update-every")
     during = sum(any(begin <= at <= end for begin, end in spans) for at in calls.at)
     return (during / during_s) / ((len(calls.at) - during) / (last - first - during_s))
 
 
 def on_a_fake_server(given: argparse.Namespace) -> None:
+    """Start the fake server, and run stage 2 on it in each mode."""
     command: list[Any] = [sys.executable, HERE / "fake_server.py", "--delay-s", str(given.delay_s)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as server:
         assert server.stdout is not None
@@ -160,6 +169,7 @@ def on_a_fake_server(given: argparse.Namespace) -> None:
 
 
 def on_a_real_run(run: Path) -> None:
+    """Repeat stage 2 on copies of a run directory in each mode."""
     for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
@@ -169,6 +179,7 @@ def on_a_real_run(run: Path) -> None:
 
 
 def told(mode: str, calls: Calls, spans: Spans, wall_s: float) -> None:
+    """Print the line of one mode."""
     trained_s = sum(end - begin for begin, end in spans)
     print(
         f"{mode:8} {wall_s:6.1f} s for {len(calls.at)} calls and {len(spans)} updates of {trained_s:.0f} s in all; "
@@ -178,6 +189,7 @@ def told(mode: str, calls: Calls, spans: Spans, wall_s: float) -> None:
 
 
 def main() -> None:
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a directory of the quickstart that has been through stage 1")
     parser.add_argument("--questions", type=int, default=2000)

@@ -2,14 +2,14 @@
 
     python benchmarks/bench_train.py [ours] [packed] [checkpointed] [trl] [trl-packing] [trl-tuned] [updates]
 
-Each contender trains on the same rows for one epoch in batches of 8, in a process of its own, one after the other. `packed` and
-`checkpointed` are ours with `training.packing` and `training.gradient_checkpointing`. `trl` is SFTTrainer with its own defaults
-(gradient checkpointing, bfloat16 autocast over float32 weights), `trl-packing` also has `packing=True` with rows of the
-quickstart's max_length, and `trl-tuned` is TRL without gradient checkpointing in the number format that we pick.
+Each contender trains on the same rows for one epoch in batches of 8, in a process of its own, one after the other. `packed`
+and `checkpointed` are ours with `training.packing` and `training.gradient_checkpointing`. `trl` is SFTTrainer with its own
+defaults (gradient checkpointing, bfloat16 autocast over float32 weights), `trl-packing` also has `packing=True` with rows of
+the quickstart's max_length, and `trl-tuned` is TRL without gradient checkpointing in the number format that we pick.
 
-Tokens are counted without padding. The first step, which allocates memory and compiles kernels, is left out. Memory is the highest
-sum of PSS over all processes of a contender, without the process that only starts ours. `updates` has one trainer make five
-updates of 8 rows, with and without the optimizer's state, and prints the seconds that each takes besides its steps.
+Tokens are counted without padding. The first step, which allocates memory and compiles kernels, is left out. Memory is the
+highest sum of PSS over all processes of a contender, without the process that only starts ours. `updates` has one trainer
+make five updates of 8 rows, with and without the optimizer's state, and prints the seconds of each besides its steps.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ BATCH, MAX_LENGTH, RATE = 8, 256, 1e-4
 
 
 def main() -> None:
+    """Run the contenders of the command line and print one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "contenders", nargs="*", metavar="CONTENDER", help=f"of {', '.join(CONTENDERS)}; all by default"

@@ -23,18 +23,19 @@ LENGTHS = ((3, 5, 2, 6, 4), (4, 2, 2, 3, 6))
 class Batch:
     """Random log-probabilities of pairs, by token, now (with gradients) and under a reference."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, lengths: tuple[tuple[int, ...], ...] = LENGTHS) -> None:
         random = torch.Generator().manual_seed(seed)
 
-        def tokens(lengths: tuple[int, ...]) -> Any:
-            rows = torch.zeros(len(lengths), 1 + max(map(max, LENGTHS)), dtype=torch.float64)
-            for row, length in zip(rows, lengths, strict=True):
+        def tokens(of_side: tuple[int, ...]) -> Any:
+            rows = torch.zeros(len(of_side), 1 + max(map(max, lengths)), dtype=torch.float64)
+            for row, length in zip(rows, of_side, strict=True):
                 row[1 : 1 + length] = -3 * torch.rand(length, generator=random)
             return rows
 
-        self.sides = [tokens(lengths).requires_grad_() for lengths in LENGTHS]
-        self.references = [tokens(lengths) for lengths in LENGTHS]
-        self.masks = [(tokens(lengths) != 0).long() for lengths in LENGTHS]
+        self.lengths = lengths
+        self.sides = [tokens(side).requires_grad_() for side in lengths]
+        self.references = [tokens(side) for side in lengths]
+        self.masks = [(tokens(side) != 0).long() for side in lengths]
         self.mismatch, self.mismatch_reference = -torch.rand(2, 5, generator=random).double() * 9
 
     @property
@@ -47,7 +48,7 @@ class Batch:
         found = []
         for side in (0, 1):
             weights = torch.zeros_like(self.sides[side])
-            for row, length, other in zip(weights, LENGTHS[side], LENGTHS[1 - side], strict=True):
+            for row, length, other in zip(weights, self.lengths[side], self.lengths[1 - side], strict=True):
                 row[1 : 1 + length] = length_weights(length, other, alpha)
             log_probs, reference = ((values * weights).sum(1) for values in (self.sides[side], self.references[side]))
             mean = self.sides[side].sum(1) / self.masks[side].sum(1)
@@ -142,7 +143,7 @@ def trl_kto(batch: Batch, beta: float) -> Any:
     )
     stub.model = model_that_says(torch.cat(batch.sides)[:, 1:])
     stub._compute_kl_logps = lambda *_: batch.mismatch
-    count = len(LENGTHS[0])
+    count = len(batch.lengths[0])
     inputs = {
         "input_ids": torch.zeros_like(mask),
         "attention_mask": torch.ones_like(mask),
@@ -196,10 +197,9 @@ def test_value_and_gradient_agree_with_trl(case: str, seed: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nll_on_the_winner_agrees_with_trl_where_winners_are_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nll_on_the_winner_agrees_with_trl_where_winners_are_of_one_length() -> None:
     """Elsewhere TRL weighs every token alike, we every reply."""
-    monkeypatch.setattr("tests.training.test_losses.LENGTHS", ((4, 4, 4, 4, 4), LENGTHS[1]))
-    batch = Batch(7)
+    batch = Batch(7, ((4, 4, 4, 4, 4), LENGTHS[1]))
     mine = ours(batch, PairwiseLoss(name="dpo", beta=0.3, nll=0.5))
     their = trl_dpo(batch, ["sigmoid", "sft"], beta=0.3, loss_weights=[1.0, 0.5])
     assert mine.item() == pytest.approx(their.item(), abs=1e-5)
