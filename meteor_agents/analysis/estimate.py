@@ -27,8 +27,9 @@ from meteor_agents.analysis.rehearsal import (
 )
 from meteor_agents.calls.recorded import Price
 from meteor_agents.evaluation.comparison import compare
-from meteor_agents.evaluation.grading import EVALUATE, RESULT, Panel, examine, grade, is_scored
-from meteor_agents.evaluation.human_labels import Label
+from meteor_agents.evaluation.grading import EVALUATE, Panel, ask_and_grade, grade, is_graded
+from meteor_agents.evaluation.human_labels import HumanLabel
+from meteor_agents.evaluation.results import read_graded_reply
 from meteor_agents.messages import Attempt, Question
 from meteor_agents.method import conversations
 from meteor_agents.method.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, Voice
@@ -132,7 +133,7 @@ class Given:
     """By the names of `models_of`."""
     counters: Mapping[str, TokenCounter]
     """By the names of `models_of`; characters where there is none."""
-    labels: Sequence[Label] = ()
+    labels: Sequence[HumanLabel] = ()
     """What people found, which the judges are asked about too."""
 
 
@@ -292,8 +293,8 @@ class _Estimating:
         panel = self.panel()
         for heldout, questions in self.given.questions.heldout.items():
             stored = self._scores(version, heldout)
-            owed = [q for q in questions if q.id not in stored or not is_scored(RESULT.validate_json(stored[q.id]), q)]
-            await self.rehearse(owed, lambda question: examine(question, student, panel, sampling=sampling))
+            owed = [q for q in questions if q.id not in stored or not is_graded(read_graded_reply(stored[q.id], q.id), q)]
+            await self.rehearse(owed, lambda question: ask_and_grade(question, student, panel, sampling=sampling))
 
     async def conclude(self, last: Checkpoint | None) -> None:
         """The other models, and then all that is asked about replies that are scored."""
@@ -317,7 +318,9 @@ class _Estimating:
 
             async def compared(question: Question, sides: Sequence[Mapping[str, str]] = sides) -> None:
                 without, with_ = (
-                    RESULT.validate_json(side[question.id]).attempt if question.id in side else self._attempt()
+                    read_graded_reply(side[question.id], question.id).attempt
+                    if question.id in side
+                    else self._attempt()
                     for side in sides
                 )
                 await compare(question, judges, without, with_)
@@ -335,7 +338,7 @@ class _Estimating:
 
             async def asked(question: Question, stored: Mapping[str, str] = stored) -> None:
                 known = stored.get(question.id)
-                attempt = RESULT.validate_json(known).attempt if known else self._attempt()
+                attempt = read_graded_reply(known, question.id).attempt if known else self._attempt()
                 await grade(question, attempt, judges, asking=2)
 
             await self.rehearse(questions[: self.given.settings.evaluate.repeat], asked)
@@ -353,7 +356,7 @@ class _Estimating:
 
             async def asked(question: Question, stored: Mapping[str, str] = stored) -> None:
                 known = stored.get(question.id)
-                last = RESULT.validate_json(known).attempt if known else self._attempt()
+                last = read_graded_reply(known, question.id).attempt if known else self._attempt()
                 for label in labels[question.id]:
                     for judge in judges:
                         await finding(question, labelled(label, last) or last, judge, label)

@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+from meteor_agents.analysis.held_out import newest_evaluations, read_replies, read_students
 from meteor_agents.calls.keys import call_key
 from meteor_agents.data.near_duplicates import Overlaps
 from meteor_agents.errors import ModelError, UnrecordedCallError
-from meteor_agents.evaluation.comparison import compare, summarise_comparison
-from meteor_agents.evaluation.grading import RESULT, Panel, Result, examine, fingerprint, summarise
+from meteor_agents.evaluation.comparison import compare, summarise_comparisons
+from meteor_agents.evaluation.grading import Panel, ask_and_grade, fingerprint
+from meteor_agents.evaluation.results import GradedReply, read_graded_reply, summarise
 from meteor_agents.messages import Attempt, Guideline, Lineage, Message, Question
 from meteor_agents.method import conversations
 from meteor_agents.method.agents import Judge, Student, Teacher
@@ -25,9 +27,10 @@ from meteor_agents.method.conversations import DISTILL, REFINE
 from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
 from meteor_agents.pipeline.checkpoints import LINEAGE
-from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
+from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.self_training import pair_rules
 from meteor_agents.settings.settings import ModelSettings, Settings, decoding
+from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.store.store import Records
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
@@ -123,9 +126,17 @@ def _shown(value: object) -> str:
 
 
 def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The fields that differ, as `name was x, is y`."""
+    """The fields that differ, as `name was x, is y`; those inside another field as `outer.name`."""
+    then, now = _flat(then), _flat(now)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return ", ".join(f"{name} was {_shown(then.get(name))}, is {_shown(now.get(name))}" for name in names)
+
+
+def _flat(value: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{outer}{name}.") if isinstance(inner, Mapping) else {outer + name: inner}
+    return found
 
 
 class Replay:
@@ -201,20 +212,19 @@ class Replay:
     async def evaluations(self, only: str | None = None) -> list[Held]:
         """The newest evaluations of the run's own checkpoints again, of one question or of all, and their figures."""
         held: list[Held] = []
-        for evaluation in _newest_evaluations(self._records):
-            if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
+        for evaluation in newest_evaluations(self._records):
+            if evaluation.kind is EvaluationKind.METRICS and evaluation.label in LINEAGE:
                 held += [found async for found in self._evaluate(evaluation, only)]
-            elif only is None and PAIRWISE in evaluation.heldout:
+            elif only is None and evaluation.kind is EvaluationKind.PAIRWISE:
                 held.append(await self._compare(evaluation))
         return held
 
-    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> AsyncIterator[Held]:
+    async def _evaluate(self, evaluation: EvaluationRecord, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
-        results: dict[str, Result] = {}
-        for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
+        results: dict[str, GradedReply] = {}
+        for id_, recorded in read_replies(self._records, evaluation).items():
             if only not in (None, id_):
                 continue
-            recorded: Result = RESULT.validate_json(stored)
             question = self._heldout.get(evaluation.heldout, {}).get(id_)
             if question is None or fingerprint(question) != recorded.asked:
                 yield Held(stage, id_, "the question, as it was asked, is not among the run's inputs")
@@ -228,54 +238,36 @@ class Replay:
             found = metrics.model_dump(mode="json")
             yield Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(found)))
 
-    def _near(self, evaluation: _Evaluation) -> Collection[str]:
+    def _near(self, evaluation: EvaluationRecord) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
         return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
 
-    async def _examine(self, stage: str, question: Question, recorded: Result) -> tuple[Result | None, Held]:
+    async def _examine(self, stage: str, question: Question, recorded: GradedReply) -> tuple[GradedReply | None, Held]:
         self._speaker.begin([recorded.attempt.weights])
         sampling = decoding("greedy", self._settings.student.sampling)
         try:
-            again = await examine(question, self._student, self._panel, sampling=sampling)
+            again = await ask_and_grade(question, self._student, self._panel, sampling=sampling)
         except ModelError as error:
             return None, Held(stage, question.id, str(error))
         return again, Held(stage, question.id, _unlike(recorded, again))
 
-    async def _compare(self, evaluation: _Evaluation) -> Held:
+    async def _compare(self, evaluation: EvaluationRecord) -> Held:
         """The last checkpoint against another model again, as one: its figures."""
-        heldout, before = evaluation.heldout.split(PAIRWISE)
+        heldout, before = evaluation.heldout, evaluation.against
         stage = f"evaluate pairwise: {heldout} against {before}"
-        recipe, versions = evaluation.recipe, {**self._records.meta(RIVALS, {}), **self._records.lineage()}
+        recipe, versions = evaluation.recipe, read_students(self._records)
         ends = [self._records.scores(v, heldout, recipe) for v in (versions.get(before, ""), evaluation.checkpoint)]
         found, id_ = [], FIGURES
         try:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
-                    without, with_ = (RESULT.validate_json(scores[id_]).attempt for scores in ends)
+                    without, with_ = (read_graded_reply(scores[id_], id_).attempt for scores in ends)
                     found.append(await compare(question, self._panel.judges, without, with_))
         except ModelError as error:
             return Held(stage, id_, str(error))
-        shares = summarise_comparison(found).model_dump(mode="json")
+        shares = summarise_comparisons(found).model_dump(mode="json")
         return Held(stage, FIGURES, _changed(_rounded(evaluation.metrics), _rounded(shares)))
-
-
-class _Evaluation(NamedTuple):
-    checkpoint: str
-    heldout: str
-    recipe: str
-    label: str
-    metrics: dict[str, Any]
-
-
-def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
-    """One a checkpoint and held-out set, in the order they were made."""
-    rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {
-        (checkpoint, heldout): _Evaluation(checkpoint, heldout, recipe, label, json.loads(metrics))
-        for checkpoint, heldout, recipe, label, metrics in rows
-    }
-    return newest.values()
 
 
 def _difference(then: Trace, now: Trace) -> str:

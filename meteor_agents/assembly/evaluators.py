@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from meteor_agents.evaluation.grading import Panel
-from meteor_agents.evaluation.human_labels import Label
-from meteor_agents.evaluation.model_families import kinships
+from meteor_agents.evaluation.human_labels import HumanLabel
+from meteor_agents.evaluation.model_families import same_family_warnings
 from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.pipeline.measurement import Evaluators, Rival
 from meteor_agents.settings.settings import EVALUATED, ModelSettings, Settings
@@ -20,7 +20,7 @@ async def open_evaluators(
     settings: Settings,
     base: Path,
     judge: Judge,
-    labels: Sequence[Label],
+    labels: Sequence[HumanLabel],
     opened: Callable[[str, ModelSettings], Awaitable[Voice]],
     closing: AsyncExitStack,
 ) -> Evaluators:
@@ -45,7 +45,7 @@ def _kinships(settings: Settings) -> tuple[str, ...]:
     judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
     others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}
     others |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
-    return tuple(kinships(_named(judges), _named(others)))
+    return tuple(same_family_warnings(_named(judges), _named(others)))
 
 
 def _named(models: dict[str, ModelSettings]) -> dict[str, str]:

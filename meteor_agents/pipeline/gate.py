@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meteor_agents.evaluation.grading import Result
+from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.evaluation.statistics import sign_test
 from meteor_agents.messages import Status
 
@@ -46,7 +46,7 @@ def speaks_unlike(start: Path, candidate: Path) -> str | None:
     return None
 
 
-def judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> Gate:
+def judge_candidate(before: dict[str, GradedReply], after: dict[str, GradedReply], *, free: bool) -> Gate:
     """Compare the candidate with the student it would replace, question by question."""
     if not before:
         return Gate(True, "loads; no gate questions")

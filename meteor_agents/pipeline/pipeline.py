@@ -27,7 +27,8 @@ from meteor_agents.errors import (
     NothingToTrainError,
     UsageError,
 )
-from meteor_agents.evaluation.grading import Result, examine, fingerprint
+from meteor_agents.evaluation.grading import ask_and_grade, fingerprint
+from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.events import (
     Note,
     Observer,
@@ -311,7 +312,7 @@ class Pipeline:
             self.observer.on_event(Note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more"))
 
     async def _gate(
-        self, candidate: Checkpoint, start: Checkpoint, before: dict[str, Result], current: Checkpoint
+        self, candidate: Checkpoint, start: Checkpoint, before: dict[str, GradedReply], current: Checkpoint
     ) -> Gate:
         """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
         if unlike := await asyncio.to_thread(speaks_unlike, start.path, candidate.path):
@@ -327,19 +328,19 @@ class Pipeline:
             await self.serve(current)
         return gate
 
-    async def gate_results(self) -> dict[str, Result]:
+    async def gate_results(self) -> dict[str, GradedReply]:
         """The served student on the gate questions, by id; judged only where a judgement costs nothing."""
         sampling = decoding("greedy", self.settings.student.sampling)
-        results: dict[str, Result] = {}
+        results: dict[str, GradedReply] = {}
 
         async def asked(question: Question) -> None:
             if self.cast.judge.free:
-                results[question.id] = await examine(
+                results[question.id] = await ask_and_grade(
                     question, self.cast.student, self.cast.judge, sampling=sampling, stage=GATE
                 )
             else:
                 attempt = await self.cast.student.attempt(question, stage=GATE, sampling=sampling)
-                results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
+                results[question.id] = GradedReply(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
         await each(self.questions.gate, asked, window=self.window(), drain=Drain(), stage=GATE)
         return results

@@ -14,8 +14,9 @@ from pathlib import Path
 from meteor_agents.calls.keys import call_key
 from meteor_agents.errors import StoreError
 from meteor_agents.models import SamplingParams
+from meteor_agents.store.evaluations import EVALUATIONS_OF_VERSION_2
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _COUNT_CALL = """BEGIN
     INSERT INTO totals VALUES (NEW.role, NEW.stage, 1, coalesce(NEW.input_tokens, 0), coalesce(NEW.output_tokens, 0),
@@ -73,8 +74,9 @@ CREATE TABLE scores (
     checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL,
     result TEXT NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe, question_id)) WITHOUT ROWID;
 CREATE TABLE evaluations (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, label TEXT NOT NULL, metrics TEXT NOT NULL,
-    position INTEGER NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe)) WITHOUT ROWID;
+    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, kind TEXT NOT NULL, against TEXT NOT NULL,
+    label TEXT NOT NULL, metrics TEXT NOT NULL, position INTEGER NOT NULL,
+    PRIMARY KEY (checkpoint, heldout, recipe, kind, against)) WITHOUT ROWID;
 CREATE TABLE counters (
     role TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID;
 """
@@ -85,14 +87,25 @@ def create_or_migrate(connection: sqlite3.Connection, path: Path) -> None:
     version = version_of(connection)
     if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version == 1:
-        _from_version_1(connection)
+    elif version in (1, 2):
+        if version == 1:
+            _from_version_1(connection)
+        _from_version_2(connection)
     else:
         check_version(version, path)
 
 
 def version_of(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def show_as_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Let a connection that may only read see a store of version 2 as one of this version. Raises `StoreError`."""
+    version = version_of(connection)
+    if version == 2:
+        connection.execute(f"CREATE TEMP VIEW evaluations AS {EVALUATIONS_OF_VERSION_2.format(table='evaluations')}")
+    else:
+        check_version(version, path)
 
 
 def check_version(version: int, path: Path) -> None:
@@ -105,6 +118,21 @@ def check_version(version: int, path: Path) -> None:
         else "use the meteor that wrote it, or another --run-dir"
     )
     raise StoreError(f"{path} has store version {version}, this meteor reads version {SCHEMA_VERSION}; {advice}")
+
+
+# version 2: the kind of an evaluation was a suffix of its held-out set's name
+
+
+def _from_version_2(connection: sqlite3.Connection) -> None:
+    """All or nothing."""
+    create = next(statement for statement in _statements(SCHEMA) if "TABLE evaluations" in statement)
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ALTER TABLE evaluations RENAME TO old_evaluations")
+        connection.execute(create)
+        connection.execute(f"INSERT INTO evaluations {EVALUATIONS_OF_VERSION_2.format(table='old_evaluations')}")
+        connection.execute("DROP TABLE old_evaluations")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 # version 1: the call's key held max_tokens, and nothing was totalled
@@ -135,7 +163,7 @@ def _from_version_1(connection: sqlite3.Connection) -> None:
         )
         for table in ("calls", "traces"):
             connection.execute(f"DROP TABLE old_{table}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("PRAGMA user_version = 2")
 
 
 def _statements(script: str) -> list[str]:

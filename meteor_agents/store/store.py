@@ -22,7 +22,8 @@ from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import StoreError
 from meteor_agents.messages import AnyMessage, Question
 from meteor_agents.models import Completion, FinishReason, Usage
-from meteor_agents.store.schema import SCHEMA, check_version, create_or_migrate, version_of
+from meteor_agents.store.evaluations import EvaluationRecord, evaluation_record
+from meteor_agents.store.schema import SCHEMA, create_or_migrate, show_as_current
 from meteor_agents.store.seen_keys import SeenKeys
 from meteor_agents.store.writer import GroupCommit
 from meteor_agents.traces import Outcome, Trace
@@ -244,10 +245,10 @@ class Records:
         sql = "SELECT question_id, result FROM scores WHERE checkpoint = ? AND heldout = ? AND recipe = ?"
         return dict(self.read(sql, checkpoint, heldout, recipe))
 
-    def evaluations(self, checkpoint: str) -> dict[str, Any]:
-        """By held-out set, the newest evaluation of this checkpoint."""
-        rows = self.read("SELECT heldout, metrics FROM evaluations WHERE checkpoint = ? ORDER BY position", checkpoint)
-        return {heldout: json.loads(metrics) for heldout, metrics in rows}
+    def evaluations(self) -> list[EvaluationRecord]:
+        """All evaluations, oldest first. Raises `StoreError` also when one is damaged."""
+        columns = "checkpoint, heldout, recipe, kind, against, label, metrics"
+        return [evaluation_record(*row) for row in self.read(f"SELECT {columns} FROM evaluations ORDER BY position")]
 
     def lineage(self) -> dict[str, str]:
         """Where a checkpoint comes from (base, finetune, refine, self-train) -> its version."""
@@ -367,13 +368,12 @@ class Store(Records):
             "INSERT OR REPLACE INTO scores VALUES (?,?,?,?,?)", checkpoint, heldout, recipe, question_id, result
         )
 
-    async def add_evaluation(
-        self, checkpoint: str, heldout: str, recipe: str, label: str, metrics: dict[str, Any]
-    ) -> None:
+    async def add_evaluation(self, evaluation: EvaluationRecord) -> None:
+        """Keep an evaluation as the newest; an earlier one with the same identity is replaced."""
         await self._write(
-            "INSERT OR REPLACE INTO evaluations VALUES (?,?,?,?,?,"
+            "INSERT OR REPLACE INTO evaluations VALUES (?,?,?,?,?,?,?,"
             "(SELECT coalesce(max(position),0)+1 FROM evaluations))",
-            checkpoint, heldout, recipe, label, json.dumps(metrics),
+            *evaluation[:-1], json.dumps(evaluation.metrics),
         )  # fmt: skip
 
     async def set_meta(self, key: str, value: Any) -> None:
@@ -392,12 +392,11 @@ def open_for_reading(path: Path) -> Records:
     connection = None
     try:
         connection = _open_read_only(path)
-        version = version_of(connection)
-    except sqlite3.Error as error:
+        show_as_current(connection, path)
+    except (sqlite3.Error, StoreError) as error:
         if connection is not None:
             connection.close()
-        raise StoreError(_unreadable(path, error)) from error
-    check_version(version, path)
+        raise error if isinstance(error, StoreError) else StoreError(_unreadable(path, error)) from error
     return Records(connection, path)
 
 

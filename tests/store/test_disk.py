@@ -202,7 +202,7 @@ def test_a_store_of_version_1_is_brought_up_to_date_and_its_replies_are_reused(
     folder = project.folder / spent
     folder.mkdir()
     version_1_store(folder / "run.db", project)
-    with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 2; the next stage command"):
+    with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 3; the next stage command"):
         open_for_reading(folder / "run.db")
     before = len(server.log())
     project.refine("--limit", "20", "--run-dir", str(spent))
@@ -221,7 +221,7 @@ def test_a_store_of_a_newer_version_is_refused_in_words(project: Project) -> Non
     project.refine("--limit", "2")
     with closing(sqlite3.connect(project.database)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    assert "has store version 99, this meteor reads version 2; use the meteor that wrote it" in fails(project)
+    assert "has store version 99, this meteor reads version 3; use the meteor that wrote it" in fails(project)
 
 
 def test_a_migration_that_is_killed_has_not_begun(tmp_path: Path, project: Project) -> None:
