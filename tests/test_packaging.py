@@ -25,8 +25,14 @@ HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aio
 """What only some commands need, and what would make each of them slow."""
 
 CORE_MAY_IMPORT = {"pydantic", "jinja2"}
-MORE_FOR = {"limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}, "config_file.py": {"yaml"}, "near_duplicates.py": {"rapidfuzz"}}
-"""Two wrappers built on libraries, one optional file format, and the measure of near-duplicates (docs/architecture.md)."""
+MORE_FOR = {
+    "limits.py": {"tenacity", "asyncio_throttle"},
+    "questions.py": {"pyarrow"},
+    "config_file.py": {"yaml"},
+    "about.py": {"yaml"},
+    "near_duplicates.py": {"rapidfuzz"},
+}
+"""Two wrappers built on libraries, one optional file format, settings, and near-duplicates (docs/architecture.md)."""
 
 
 # What is in the wheel

@@ -15,12 +15,13 @@ from meteor_agents import prompts
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.data.near_duplicates import find_overlap, find_overlaps
 from meteor_agents.errors import SettingsError
-from meteor_agents.evaluation.comparison import Compared, Preference, compare, summarise_comparison
-from meteor_agents.evaluation.differences import differences
-from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Panel, Result, examine, summarise
-from meteor_agents.evaluation.human_labels import agreement, read_labels
-from meteor_agents.evaluation.judge_reliability import length_effect, panel_agreements, repeats
-from meteor_agents.evaluation.model_families import family, kinships
+from meteor_agents.evaluation.comparison import PairComparison, Preference, compare, summarise_comparisons
+from meteor_agents.evaluation.differences import paired_differences
+from meteor_agents.evaluation.grading import Panel, ask_and_grade
+from meteor_agents.evaluation.human_labels import human_agreement, read_labels
+from meteor_agents.evaluation.judge_reliability import length_effect, panel_agreements, self_agreement
+from meteor_agents.evaluation.model_families import model_family, same_family_warnings
+from meteor_agents.evaluation.results import ACCURACY, OVERALL, GradedReply, summarise
 from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import ModelJudge, Student, Voice
 from meteor_agents.method.replies import CRITERIA
@@ -58,14 +59,14 @@ def attempt(text: str) -> Attempt:
     return Attempt(text=text, reasoning="", answer=text, model="m", weights="w")
 
 
-def result(score: float | None = None, status: Status = Status.CORRECT, text: str = "2", **more: Any) -> Result:
+def result(score: float | None = None, status: Status = Status.CORRECT, text: str = "2", **more: Any) -> GradedReply:
     scores: dict[str, float] | None = None if score is None else dict.fromkeys(CRITERIA, score)
-    return Result(asked="x", attempt=attempt(text), status=status, scores=scores, **more)
+    return GradedReply(asked="x", attempt=attempt(text), status=status, scores=scores, **more)
 
 
-def examined(panel: Panel) -> Result:
+def examined(panel: Panel) -> GradedReply:
     student = Student(voice(lambda text: "Answer: 2"))
-    return asyncio.run(examine(QUESTION, student, panel, sampling=SamplingParams()))
+    return asyncio.run(ask_and_grade(QUESTION, student, panel, sampling=SamplingParams()))
 
 
 # scores
@@ -116,7 +117,7 @@ def test_figures_on_questions_apart_from_training_stand_beside_the_whole() -> No
 def test_shares_add_to_one_and_a_win_needs_both_orders() -> None:
     always_first = ModelJudge(voice(lambda text: json.dumps(dict.fromkeys(CRITERIA, "A"))))
     found = asyncio.run(compare(QUESTION, {"judge": always_first}, attempt("1"), attempt("2")))
-    shares = summarise_comparison([found])
+    shares = summarise_comparisons([found])
     assert {estimate.value for estimate in shares.with_.values()} == {0.5}
     assert (shares.flipped, shares.verdicts) == (5, 5)
 
@@ -127,14 +128,14 @@ def test_shares_add_to_one_and_a_win_needs_both_orders() -> None:
     )
     found = asyncio.run(compare(QUESTION, {"judge": longer}, attempt("short"), attempt("long, so long")))
     swapped = asyncio.run(compare(QUESTION, {"judge": longer}, attempt("long, so long"), attempt("short")))
-    with_, without = (summarise_comparison([side]).with_["accuracy"].value for side in (found, swapped))
+    with_, without = (summarise_comparisons([side]).with_["accuracy"].value for side in (found, swapped))
     assert (with_, without) == (1, 0)
 
 
 def test_an_unread_comparison_counts_apart() -> None:
     prefers: dict[str, Preference] = {name: Preference(1.0, flipped=False) for name in CRITERIA}
-    found = [Compared({"judge": prefers}, 0, 10)] * 9 + [Compared({}, 1, 10)]
-    shares = summarise_comparison(found)
+    found = [PairComparison({"judge": prefers}, 0, 10)] * 9 + [PairComparison({}, 1, 10)]
+    shares = summarise_comparisons(found)
     assert (shares.questions, shares.judge_errors, shares.flipped) == (10, 1, 0)
     assert shares.with_["accuracy"].value == 1
     assert shares.at_equal_length is not None
@@ -146,7 +147,7 @@ def test_an_unread_comparison_counts_apart() -> None:
 def test_differences_are_paired_tested_and_say_what_could_be_shown() -> None:
     old = {f"q{n}": result(None, Status.INCORRECT if n < 8 else Status.CORRECT) for n in range(20)}
     new = {f"q{n}": result(None, Status.CORRECT) for n in range(20)}
-    (found,) = differences("base", "refine", old, new)
+    (found,) = paired_differences("base", "refine", old, new)
     assert found.measure == ACCURACY
     assert found.difference.value == pytest.approx(0.4)
     assert found.p == pytest.approx(2 / 2**8)
@@ -156,7 +157,7 @@ def test_differences_are_paired_tested_and_say_what_could_be_shown() -> None:
 def test_scores_are_told_apart_by_criterion_over_the_questions_that_both_have() -> None:
     old = {f"q{n}": result(4) for n in range(10)}
     new = {f"q{n}": result(4 + n % 3) for n in range(5, 15)} | {"q5": result(None, Status.ERROR)}
-    found = {difference.measure: difference for difference in differences("a", "b", old, new)}
+    found = {difference.measure: difference for difference in paired_differences("a", "b", old, new)}
     assert set(found) == {*CRITERIA, OVERALL}
     assert found[OVERALL].difference.n == 4
 
@@ -167,7 +168,7 @@ def test_scores_are_told_apart_by_criterion_over_the_questions_that_both_have() 
 def test_judges_asked_twice_are_compared_score_by_score() -> None:
     once = [result(5), result(7), result(None, Status.ERROR)]
     again = [result(5), result(9), result(3)]
-    found = repeats(once, again)
+    found = self_agreement(once, again)
     assert found is not None
     assert (found.questions, found.same.value, found.gap) == (2, 0.5, 1)
 
@@ -200,11 +201,11 @@ def test_a_judge_that_likes_length_is_found_out() -> None:
     ],
 )  # fmt: skip
 def test_a_models_family_is_read_from_its_name(model: str, of: str) -> None:
-    assert family(model) == of
+    assert model_family(model) == of
 
 
 def test_a_judge_of_the_teachers_or_students_family_is_warned_about() -> None:
-    (warning,) = kinships({"judge": "Qwen2.5-72B"}, {"teacher": "gpt-4o", "student": "qwen2-7b"})
+    (warning,) = same_family_warnings({"judge": "Qwen2.5-72B"}, {"teacher": "gpt-4o", "student": "qwen2-7b"})
     assert "the judge (Qwen2.5-72B) and the student (qwen2-7b) are both of the family Qwen" in warning
 
 
@@ -215,14 +216,14 @@ def test_agreement_with_people_counts_chance_out_and_errors_apart() -> None:
     pairs: list[tuple[str | int, str | float | None]] = []
     pairs += [("correct", "correct")] * 20 + [("correct", "incorrect")] * 5
     pairs += [("incorrect", "correct")] * 10 + [("incorrect", "incorrect")] * 15 + [("correct", None)] * 2
-    found = agreement("judge", pairs, unknown=3)
+    found = human_agreement("judge", pairs, unknown=3)
     assert (found.labels, found.unknown, found.judge_errors) == (55, 3, 2)
     assert found.kappa == pytest.approx(0.4)
     assert found.confusion == {
         "correct": {"correct": 20, "incorrect": 5},
         "incorrect": {"correct": 10, "incorrect": 15},
     }
-    scored = agreement("judge", [(n, n + 0.4) for n in range(1, 9)], unknown=0)
+    scored = human_agreement("judge", [(n, n + 0.4) for n in range(1, 9)], unknown=0)
     assert scored.correlation is not None
     assert scored.correlation.value == pytest.approx(1)
 
