@@ -175,7 +175,7 @@ def _told_apart(found: Sequence[HeldOutFindings]) -> Table | None:
             table.add_row(
                 held.name,
                 f"{_short(row.before)}, {_short(row.after)}",
-                f"{value:+.3g}{unit} ({low:+.2g} to {high:+.2g})",
+                f"{value:+.3g}{unit} ({low:+.3g} to {high:+.3g})",
                 "<0.001" if row.p < 0.001 else f"{row.p:.3f}",
                 f"{scale * row.smallest:.2g}{unit}",
             )

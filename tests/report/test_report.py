@@ -15,8 +15,8 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.messages import Attempt, Guide, Question, Status, Verdict
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.report import chart_library, write_report
-from meteor_agents.report.contents import read_traces
+from meteor_agents.report import About, chart_library, write_report
+from meteor_agents.report.trace_rows import read_traces
 from meteor_agents.store.store import Store, open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
@@ -101,7 +101,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_holds_the_figures_of_the_run_as_tables_without_any_script(judged: Path) -> None:
     text = page_of(judged / "run.db", name="judged").read_text()
     visible = text[: text.index('<script type="application/gzip"')]
-    for heading in ("untrained", "1 distilled", "3 self-trained", *CRITERIA, "Is it a difference?", "at equal length"):
+    for heading in ("untrained", "1 distilled", "3 self-trained", *CRITERIA, "Paired differences", "at equal length"):
         assert heading in visible, heading
     assert "pairwise verdicts flipped with the order" in visible
     assert "Asked twice about 10 replies" in visible
@@ -118,7 +118,8 @@ def test_lineage_of_a_pair_is_told_in_words(judged: Path) -> None:
 
 
 def test_what_models_said_is_nowhere_in_the_page_as_markup(judged: Path) -> None:
-    text = page_of(judged / "run.db", name=PLANTED, about={"domain": PLANTED}).read_text()
+    about = About(PLANTED, {"student": PLANTED}, f"name: {PLANTED}")
+    text = page_of(judged / "run.db", name=PLANTED, about=about).read_text()
     assert "window.planted" in text, "the name is there, as text"
     assert "<script>window" not in text
     assert "<img" not in text
