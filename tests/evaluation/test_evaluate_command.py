@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -171,3 +175,44 @@ def test_a_mistake_in_the_evaluations_settings_is_one_clear_message(project: Pat
     assert (done.returncode, complaint in done.stderr) == (2, True), done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "judged.txt").exists()
+
+
+def test_a_held_out_set_whose_name_ends_like_a_finding_is_a_set_everywhere(project: Path) -> None:
+    rows = [{"id": f"h{i}", "question": f"Which sum is {i + 50} and {i}?", "reference": "4"} for i in range(6)]
+    (project / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = meteor("evaluate", "meteor.yaml", "--set", "questions.heldout={'maths: trust': more.jsonl}", cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert "maths: trust" in done.stdout[done.stdout.index("held-out results") :].partition("untrained")[0]
+    assert "maths: trust: pairwise against rival: with METEOR" in done.stdout
+    status = json.loads(meteor("status", "runs/sums", "--json", cwd=project).stdout)
+    found = {label: content["heldout"] for content in status["scores"].values() for label in content["labels"]}
+    assert found["base"]["maths: trust"]["questions"] == found["rival"]["maths: trust"]["questions"] == 6
+    assert found["base"]["maths: trust: trust"]["repeats"]["questions"] == 4
+    replayed = meteor("replay", "runs/sums", cwd=project)
+    assert "evaluate base: maths: trust" in replayed.stdout, replayed.stderr
+    page = (project / "runs/sums/report.html").read_text()
+    assert "<h3>maths: trust</h3>" in page
+
+
+def test_damage_in_stored_results_is_one_sentence_in_every_command(project: Path) -> None:
+    assert meteor("evaluate", "meteor.yaml", cwd=project).returncode == 0
+    database = project / "runs/sums/run.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE scores SET result = substr(result, 1, 40)")
+        connection.commit()
+    for command in (("report", "runs/sums"), ("replay", "runs/sums"), ("evaluate", "meteor.yaml")):
+        done = meteor(*command, cwd=project)
+        assert done.returncode == 1, command
+        assert "the stored result of held-out question 'q" in done.stderr
+        assert "is damaged" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_held_out_traces_of_the_report_show_the_question_and_not_the_prompt(project: Path) -> None:
+    assert meteor("evaluate", "meteor.yaml", cwd=project).returncode == 0
+    page = (project / "runs/sums/report.html").read_text()
+    (packed,) = re.findall(r'id="data-traces">([^<]*)<', page)
+    traces = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert {trace["stage"] for trace in traces} == {"held out: held out"}
+    assert all(re.fullmatch(r"What is \d+ plus -?\d+\?", trace["question"]) for trace in traces)
+    assert {trace["reference"] for trace in traces} == {"4"}
