@@ -1,7 +1,6 @@
-"""Measuring the students of a run: every checkpoint and rival on the held-out questions, against one another, and how far
-that can be trusted.
+"""Measure a run's students on the held-out questions, compare them, and examine how far their judges can be relied on.
 
-Results are stored question by question under the evaluation's recipe; what is there is not asked again.
+Results are stored question by question under the evaluation's recipe; questions that have one are not asked again.
 """
 
 from __future__ import annotations
@@ -39,23 +38,23 @@ if TYPE_CHECKING:
     from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
-"""The store's names for the other models that were evaluated, and for what was found in both sets of questions."""
+"""Keys of the store's `meta` table: versions of the rivals by name, and held-out questions that repeat training questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another model that answers the held-out questions: an API's, a server's, a folder's."""
+    """Another model that answers the held-out questions, behind an API, a server or in a folder."""
 
     name: str
     version: str
-    """Its name in the store: another one when anything that decides its replies has changed."""
+    """Its name in the store; it changes with anything that decides its replies."""
     student: Student
     sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluators:
-    """Who evaluates, and who is evaluated besides the run's own checkpoints."""
+    """Those who grade replies, and the models that are evaluated beside the run's own checkpoints."""
 
     panel: Panel
     rivals: Sequence[Rival] = ()
@@ -89,7 +88,7 @@ class Measurement:
                 await self._examine(label, checkpoint.version, heldout, pipeline.cast.student, greedy, served)
 
     async def conclude(self) -> None:
-        """What can be said once all checkpoints are scored: rivals, differences, pairwise shares, judge reliability."""
+        """After all checkpoints are scored: score the rivals, then store differences, win shares and judge reliability."""
         pipeline, rivals = self._pipeline, self._evaluators.rivals
         for rival in rivals:
             for heldout in pipeline.questions.heldout:
@@ -279,7 +278,7 @@ async def _nothing() -> None:
 
 
 def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
-    """The reply that a label is about: its own, or else the last checkpoint's."""
+    """The reply that a label is about: its own, or the last checkpoint's reply `last` if it has none."""
     if label.reply is None:
         return last
     parts = split_answer(label.reply)
@@ -289,7 +288,7 @@ def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: HumanLabel) -> str | float | None:
-    """Of the kind of the label; None is the judge's error."""
+    """The judge's own label of a labelled reply: a word or an overall score, as the person's; None if it gives none."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall
     status = (await judge.evaluate(question, attempt, stage=EVALUATE)).status
@@ -304,7 +303,7 @@ async def each(
     drain: Drain,
     stage: str,
 ) -> None:
-    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
+    """Do `work` on every question through the engine. Raises `ModelError` if it failed for all of them."""
     failures: list[str] = []
 
     async def conversation(question: Question) -> Trace:
