@@ -43,7 +43,8 @@ class HeldOutFindings(NamedTuple):
 def read_students(records: Records) -> dict[str, str]:
     """Label -> version of every student that counts now: the lineage in order, then the rivals. Raises `StoreError`."""
     lineage = records.lineage()
-    return {label: lineage[label] for label in LINEAGE if label in lineage} | records.meta(RIVALS, {})
+    rivals: dict[str, str] = records.meta(RIVALS, {})
+    return {label: lineage[label] for label in LINEAGE if label in lineage} | rivals
 
 
 def newest_evaluations(records: Records) -> list[EvaluationRecord]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
-"""Keys of the store's `meta` table: versions of the rivals by name, and held-out questions that repeat training questions."""
+"""Keys of the store's `meta` table: rivals' versions by name, and held-out questions that repeat training questions."""
 
 
 @dataclass(frozen=True, slots=True)
