@@ -214,57 +214,6 @@ def test_choice_without_a_letter_is_told_how_to_answer(tmp_path: Path) -> None:
         assert verifier.verify(asked("nothing"), "B").status is Status.ERROR
 
 
-# --- a user's function
-
-CHECKS = """\
-from meteor_agents.messages import Status, Verdict
-
-def is_short(question, answer): return len(answer) < 5
-def complaint(question, answer): return "" if answer == question.reference else "Say it as the reference does."
-def verdict(question, answer): return Verdict(status=Status.INCORRECT, explanation="no", guide="yes", model="me")
-def fails(question, answer): raise KeyError(answer)
-def nothing(question, answer): return None
-number = 3
-"""
-
-
-@pytest.mark.parametrize(
-    ("function", "answer", "status", "explanation"),
-    [
-        ("is_short", "yes", Status.CORRECT, ""),
-        ("is_short", "a long one", Status.INCORRECT, "not correct"),
-        ("complaint", "x", Status.CORRECT, ""),
-        ("complaint", "y", Status.INCORRECT, "Say it as"),
-        ("verdict", "y", Status.INCORRECT, "no"),
-        ("fails", "boo", Status.ERROR, "user_checks:fails raised KeyError: 'boo'"),
-        ("nothing", "y", Status.ERROR, "not NoneType"),
-    ],
-)
-def test_users_function_decides(function: str, answer: str, status: Status, explanation: str, tmp_path: Path) -> None:
-    (tmp_path / "user_checks.py").write_text(CHECKS)
-    with closing(open_verifier(f"user_checks:{function}", {}, tmp_path)) as verifier:
-        verdict = verifier.verify(asked("x"), answer)
-    assert (verdict.status, verdict.model) == (status, f"verifier:user_checks:{function}")
-    assert explanation in verdict.explanation
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("no_such_module_here:f", "does not import"),
-        ("os:no_such_function", "has no function"),
-        ("os:sep", "has no function"),
-        ("os:", "module:function"),
-        (":f", "module:function"),
-        ("broken_checks:f", "ZeroDivisionError"),
-    ],
-)
-def test_function_that_cannot_be_loaded_is_a_wrong_setting(name: str, text: str, tmp_path: Path) -> None:
-    (tmp_path / "broken_checks.py").write_text("1 / 0\n")
-    with pytest.raises(SettingsError, match=text):
-        open_verifier(name, {}, tmp_path)
-
-
 # --- sql: what is correct
 
 OSLO_NAMES = "SELECT name FROM shops WHERE town = 'Oslo'"
