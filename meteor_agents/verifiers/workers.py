@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any
 
 from meteor_agents.errors import SettingsError
@@ -50,6 +51,8 @@ class Ended:
     """Such as "the process of the check ended with exit code 3"."""
     late: bool = False
     """Whether it was killed at its time limit."""
+    exhausted: bool = False
+    """Whether it was that, or found no more memory."""
 
 
 @dataclass(slots=True)
@@ -133,7 +136,7 @@ class Worker:
         self.killed = False
         self._connection, theirs = Pipe()
         with theirs:
-            program = PROGRAM.format(path=[os.path.abspath(entry) for entry in sys.path], descriptor=theirs.fileno())
+            program = PROGRAM.format(path=[str(Path(entry).absolute()) for entry in sys.path], descriptor=theirs.fileno())
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", program],
@@ -166,10 +169,11 @@ class Worker:
                     case {"reply": reply}:
                         return reply
                     case _:
-                        return Ended(phase, f"the check raised {message.get('error')}")
+                        error = str(message.get("error"))
+                        return Ended(phase, f"the check raised {error}", exhausted=error.startswith("MemoryError"))
         except TimeoutError:
             self.kill()
-            return Ended(phase, f"the check did not end within {self.timeout_s:g} s", late=True)
+            return Ended(phase, f"the check did not end within {self.timeout_s:g} s", late=True, exhausted=True)
         except (OSError, EOFError, ValueError, AttributeError):
             self.kill()
             return Ended(phase, f"the process of the check ended with {self._ending()}")

@@ -1,19 +1,19 @@
-"""A database that answers can only read, for a limited time and a limited number of rows."""
+"""A database in memory that queries can only read, for a limited time and a limited number of rows."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from meteor_agents.errors import SettingsError
-from meteor_agents.verifiers.sql_text import expansions, tokens
+from meteor_agents.verifiers.sql.answers import MAX_SQL
+from meteor_agents.verifiers.sql.text import tokens
 
 Value = int | float | str | bytes | None
+Row = tuple[Value, ...]
 
 FUNCTIONS = """
     abs avg ceil ceiling char coalesce concat concat_ws count cume_dist date datetime dense_rank exp first_value floor
@@ -23,19 +23,20 @@ FUNCTIONS = """
     replace round row_number rtrim sign sqrt strftime string_agg substr substring sum time timediff total trim trunc
     typeof unicode unistr unixepoch upper -> ->>
 """
-"""What a query may call. No random ones, none that fills memory, and none that reaches outside."""
+"""What a query may call. No random ones, and none that reaches outside."""
+ALLOWED = frozenset(FUNCTIONS.split())
+READING = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE))
 
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 10_000_000,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_SQL,
     sqlite3.SQLITE_LIMIT_COLUMN: 500,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 100,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
 }
-"""SQLite's own limits, low enough that no single value or expression outlasts the time limit by much."""
-MAX_EXPANSIONS = 1000
+TOO_MUCH_MEMORY = "The query needs too much memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,13 @@ class Result:
     """What a query gave."""
 
     columns: int
-    rows: list[tuple[Value, ...]]
+    rows: list[Row]
     reads: frozenset[tuple[str, str]]
     """The tables and columns that it read, as pairs; a table of which it needs no column has the column `""`."""
 
     @property
     def tables(self) -> set[str]:
+        """The tables that it read."""
         return {table for table, _ in self.reads}
 
 
@@ -57,91 +59,103 @@ class Failure:
     """Why a query gave nothing, in SQLite's words or ours."""
 
     reason: str
+    exhausted: bool = False
+    """Whether it needed too much time or memory."""
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether the text is no query at all, as far as SQLite can tell."""
+        return self.reason.startswith(('near "', "incomplete input", "unrecognized token", "The answer must be one"))
 
 
 class SqlDatabase:
-    """A SQLite database in memory. Each query runs on a copy that no other query uses at that time."""
+    """A SQLite database in memory, for one thread."""
 
-    def __init__(self, master: sqlite3.Connection, *, max_rows: int, timeout_s: float) -> None:
+    def __init__(self, image: bytes, *, max_rows: int, timeout_s: float) -> None:
+        """`image` is a database as SQLite writes it into a file."""
         self.max_rows = max_rows
         self.timeout_s = timeout_s
-        self.tables = table_columns(master)
+        self._connection = connect_memory(image)
+        self.tables = table_columns(self._connection)
         """The columns of every table and view."""
-        self._master = master
-        self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        for pragma in ("query_only = ON", "trusted_schema = OFF"):
+            self._connection.execute(f"PRAGMA {pragma}").close()
+        for limit, value in LIMITS.items():
+            self._connection.setlimit(limit, value)
+        self._deadline = 0.0
+        self._reads: set[tuple[str, str]] = set()
+        self._connection.set_authorizer(self._authorize)
+        self._connection.set_progress_handler(lambda: time.monotonic() > self._deadline, 1000)
 
-    @classmethod
-    def open(cls, path: Path, *, max_rows: int, timeout_s: float) -> SqlDatabase:
-        """Reads a `.sql` script or a SQLite file, which is not changed. Raises `SettingsError` if neither works."""
-        master = connect_memory()
-        try:
-            load(path, master)
-            return cls(master, max_rows=max_rows, timeout_s=timeout_s)
-        except (OSError, UnicodeError, sqlite3.Error, sqlite3.Warning) as error:
-            master.close()
-            raise SettingsError(
-                f"The database {path} cannot be opened: {error}. It must be a .sql script or a SQLite file."
-            ) from error
+    def run(
+        self, sql: str, *, until: float | None = None, reverse: bool = False, at_most: int | None = None
+    ) -> Result | Failure:
+        """The rows of one SELECT, or why there are none. Never raises for what the SQL says.
 
-    def run(self, sql: str) -> Result | Failure:
-        """The rows of one SELECT, or why there are none. Never raises for what the SQL says."""
+        `until`: when it has to end, in the time of `time.monotonic()`; after `timeout_s` by default.
+        `reverse`: visits rows the other way round wherever the query leaves their order open.
+        `at_most`: gives up to so many rows; otherwise more than `max_rows` are a failure.
+        """
         refusal = refused(sql)
         if refusal:
             return Failure(refusal)
-        with self._borrowed() as connection:
-            return self._read(connection, sql)
-
-    def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            for connection in [*self._idle, self._master]:
-                connection.close()
-            self._idle.clear()
-
-    def _read(self, connection: sqlite3.Connection, sql: str) -> Result | Failure:
-        reads: set[tuple[str, str]] = set()
-        deadline = time.monotonic() + self.timeout_s
-
-        def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-            if time.monotonic() > deadline:
-                return sqlite3.SQLITE_DENY
-            if action == sqlite3.SQLITE_READ and first in self.tables:
-                reads.add((first, second or ""))
-            return sqlite3.SQLITE_OK if is_reading(action, second) else sqlite3.SQLITE_DENY
-
-        connection.set_authorizer(authorize)
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
+        self._reads = set()
+        self._deadline = time.monotonic() + self.timeout_s if until is None else until
+        if reverse:
+            self._set_reverse(True)
         try:
-            with closing(connection.execute(sql)) as cursor:
-                rows = cursor.fetchmany(self.max_rows + 1)
+            with closing(self._connection.execute(sql)) as cursor:
+                rows = cursor.fetchmany(at_most or self.max_rows + 1)
                 columns = len(cursor.description or ())
-        except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
-            if time.monotonic() > deadline:
-                return Failure(f"The query did not end within {self.timeout_s:g} s")
+        except MemoryError:
+            return Failure(TOO_MUCH_MEMORY, exhausted=True)
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            if time.monotonic() > self._deadline:
+                return Failure(f"The query did not end within {self.timeout_s:g} s", exhausted=True)
             return Failure(reason_of(error))
-        if len(rows) > self.max_rows:
-            return Failure(f"The query gives more than {self.max_rows} rows")
-        return Result(columns, rows, frozenset(reads))
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[sqlite3.Connection]:
-        """A copy of the database; there are as many as were ever in use at once."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else guarded_copy(self._master)
-        try:
-            yield connection
         finally:
-            with self._lock:
-                if self._closed:
-                    connection.close()
-                else:
-                    self._idle.append(connection)
+            if reverse:
+                self._set_reverse(False)
+        if at_most is None and len(rows) > self.max_rows:
+            return Failure(f"The query gives more than {self.max_rows} rows")
+        return Result(columns, rows, frozenset(self._reads))
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if time.monotonic() > self._deadline:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_READ and first in self.tables:
+            self._reads.add((first, second or ""))
+        allowed = action in READING or (action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in ALLOWED)
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+    def _set_reverse(self, on: bool) -> None:
+        self._connection.set_authorizer(None)
+        self._connection.execute(f"PRAGMA reverse_unordered_selects = {on}").close()
+        self._connection.set_authorizer(self._authorize)
 
 
-def connect_memory() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None, cached_statements=0)
+def read_image(path: Path) -> bytes:
+    """The database of a `.sql` script or a SQLite file, which is not changed. Raises `SettingsError` if neither works."""
+    with closing(connect_memory()) as master:
+        try:
+            load(path, master)
+            master.execute("SELECT * FROM sqlite_master").close()
+            image = bytearray(master.serialize())
+        except (OSError, UnicodeError, sqlite3.Error, sqlite3.Warning) as error:
+            raise SettingsError(
+                f"The database {path} cannot be opened: {error}. It must be a .sql script or a SQLite file."
+            ) from error
+    if image:
+        image[18:20] = b"\1\1"  # a database with a write-ahead log, which these bytes tell, does not open in memory
+    return bytes(image)
+
+
+def connect_memory(image: bytes | None = None) -> sqlite3.Connection:
+    """A new database in memory; with the content of `image`, if given."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=0)
+    if image:
+        connection.deserialize(image)
+    return connection
 
 
 def load(path: Path, master: sqlite3.Connection) -> None:
@@ -167,32 +181,16 @@ def table_columns(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
     return tables
 
 
-def guarded_copy(master: sqlite3.Connection) -> sqlite3.Connection:
-    connection = connect_memory()
-    master.backup(connection)
-    for pragma in ("query_only = ON", "trusted_schema = OFF"):
-        connection.execute(f"PRAGMA {pragma}").close()
-    for limit, value in LIMITS.items():
-        connection.setlimit(limit, value)
-    return connection
-
-
 def refused(sql: str) -> str:
     """Why a query is not even tried; empty if it may be."""
+    if len(sql) > MAX_SQL:
+        return f"The query is longer than {MAX_SQL} characters"
     first = next(tokens(sql), None)
     if first is None:
         return "The answer holds no SQL"
     if first.text not in ("SELECT", "WITH"):
         return f"The answer must be one SELECT, not {first.text}"
-    if expansions(sql) > MAX_EXPANSIONS:
-        return "The query uses the tables of its WITH clause too many times"
     return ""
-
-
-def is_reading(action: int, function: str | None) -> bool:
-    if action == sqlite3.SQLITE_FUNCTION:
-        return (function or "").lower() in FUNCTIONS.split()
-    return action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE)
 
 
 def reason_of(error: Exception) -> str:

@@ -1,12 +1,13 @@
-"""Reading SQL text as far as checking it needs: its tokens and their depth, not its grammar."""
+"""Reading SQL text as far as checking it needs: its tokens and their depth, not its grammar.
+
+SQLite itself says what a query reads and what is wrong with it. This works on broken SQL as well.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections import Counter
 from collections.abc import Iterator
-from itertools import zip_longest
+from dataclasses import dataclass
 from typing import NamedTuple
 
 TOKEN = re.compile(
@@ -20,23 +21,19 @@ TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 
 
 class Token(NamedTuple):
+    """A word, value, name or sign of a query."""
+
     kind: str
     """`text`, `quoted`, `word`, `number` or `sign`."""
     text: str
     """As written; a word in upper case."""
     depth: int
     """How many brackets are open around it."""
-
-
-def unfenced(answer: str) -> str:
-    """The SQL of an answer: what its last code fence holds, where it has one, without closing semicolons."""
-    fenced: list[str] = FENCE.findall(answer)
-    sql = fenced[-1] if fenced else answer.strip().strip("`")
-    return sql.strip().rstrip("; \t\r\n")
+    start: int
+    end: int
 
 
 def tokens(sql: str) -> Iterator[Token]:
@@ -47,44 +44,43 @@ def tokens(sql: str) -> Iterator[Token]:
         if kind == "skip":
             continue
         depth -= text == ")"
-        yield Token(kind, text.upper() if kind == "word" else text, depth)
+        yield Token(kind, text.upper() if kind == "word" else text, depth, match.start(), match.end())
         depth += text == "("
 
 
-def is_ordered(sql: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """How a query ends: whether it says an order, and which rows it cuts off."""
+
+    ordered: bool
     """Whether the query itself, not only a subquery or a window of it, has ORDER BY."""
-    return any(token.kind == "word" and token.text == "ORDER" and token.depth == 0 for token in tokens(sql))
+    limited: bool
+    offset: int | None
+    """How many rows are skipped; None where this is not written as a plain number."""
+    body: str
+    """The query without its LIMIT and OFFSET."""
 
 
-def expansions(sql: str) -> int:
-    """A bound on how often SQLite copies a table of the WITH clause while it prepares the query.
-
-    Each use of such a table is a copy, of those that it uses in turn too: n tables that each use the one before twice
-    make 2**n copies, and no time limit of SQLite watches over that.
-    """
-    parts = list(tokens(sql))
-    names = [identifier(token) for token in parts]
-    uses = Counter(name for name, after in zip_longest(names, names[1:]) if after != ".")
-    return math.prod(max(1, uses[name] - 1) for name in with_tables(parts))
-
-
-def with_tables(parts: list[Token]) -> set[str]:
-    """The names that stand before `AS (`, `AS MATERIALIZED (` or `AS NOT MATERIALIZED (`, with columns or without."""
-    found = set()
-    for at, token in enumerate(parts):
-        following = [after.text for after in parts[at + 1 : at + 4]]
-        if at and token.text == "AS" and "(" in following and following[0] in ("(", "NOT", "MATERIALIZED"):
-            before = at - 1
-            if parts[before].text == ")":
-                depth = parts[before].depth
-                before = max(i for i in range(before) if parts[i].text == "(" and parts[i].depth == depth) - 1
-            found.add(identifier(parts[before]))
-    return found
+def tail_of(sql: str) -> Tail:
+    """Reads ORDER BY, LIMIT and OFFSET of the query itself."""
+    parts = [token for token in tokens(sql) if token.depth == 0]
+    words = [token.text if token.kind == "word" else "" for token in parts]
+    limit = next((at for at in reversed(range(len(parts))) if words[at] == "LIMIT"), None)
+    body = parts if limit is None else parts[:limit]
+    return Tail(
+        ordered="ORDER" in words,
+        limited=limit is not None,
+        offset=0 if limit is None else offset_of([token.text for token in parts[limit + 1 :]]),
+        body=sql[: body[-1].end] if body else sql,
+    )
 
 
-def identifier(token: Token) -> str:
-    """The name that a token may stand for: SQLite takes any quotes around one, and any case."""
-    if token.kind not in ("quoted", "text"):
-        return token.text
-    quote = token.text[0]
-    return token.text[1:-1].replace(quote * 2, quote).upper()
+def offset_of(limit: list[str]) -> int | None:
+    """The rows skipped by what stands after LIMIT: `n`, `n OFFSET m` or `m, n`."""
+    match limit:
+        case [count] if count.isdecimal():
+            return 0
+        case [count, "OFFSET", skipped] | [skipped, ",", count] if count.isdecimal() and skipped.isdecimal():
+            return int(skipped)
+        case _:
+            return None

@@ -2,137 +2,88 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meteor_agents.errors import SettingsError
 from meteor_agents.messages import Question, Verdict
-from meteor_agents.verifiers.sql_database import Failure, Result, SqlDatabase, Value
-from meteor_agents.verifiers.sql_guide import guide_for_failure, guide_for_result
-from meteor_agents.verifiers.sql_text import is_ordered, unfenced
-from meteor_agents.verifiers.verdicts import correct, incorrect, quoted, undecided, without_reference
-
-Row = tuple[Value, ...]
+from meteor_agents.verifiers.sql import checker
+from meteor_agents.verifiers.sql.database import TOO_MUCH_MEMORY, read_image
+from meteor_agents.verifiers.sql.guide import guide_for_failure
+from meteor_agents.verifiers.sql.states import states_of
+from meteor_agents.verifiers.verdicts import incorrect, undecided, without_reference
+from meteor_agents.verifiers.workers import Ended, Job, Workers
 
 
 class SqlOptions(BaseModel):
+    """The database, and what a query may take."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     database: Path
     """A `.sql` script, which is run once into memory, or a SQLite file, which is only read."""
     max_rows: int = Field(default=1000, ge=1)
     """A query that gives more rows than this is not correct."""
-    timeout_s: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    timeout_s: float = Field(default=2.0, gt=0, le=86_400)
+    """A query that takes longer is not correct."""
+    states: int = Field(default=3, ge=0, le=20)
+    """On how many smaller states of the data a right query must be right as well, so that no constant passes for a
+    count. Each costs another run of each query, and the memory of the database once more in each of four processes.
+    0: only the user's data."""
 
 
 class SqlVerifier:
-    """Runs the answer and the reference, and compares what they give.
+    """Runs the answer and the reference in child processes, and compares what they give.
 
-    Rows may come in any order unless the reference has ORDER BY of its own. Column names do not count, and numbers may
-    differ by rounding. An answer that is not one reading query is incorrect; it cannot change or reach anything.
+    Rows may come in any order that the reference leaves open. Column names do not count, and floats may differ by
+    rounding. An answer that is not one reading query is incorrect; it cannot change, reach or hold anything.
     """
 
-    name = "sql"
+    name = checker.NAME
 
-    def __init__(self, database: SqlDatabase) -> None:
-        self.database = database
+    def __init__(self, workers: Workers) -> None:
+        self.timeout_s = workers.job.timeout_s
+        self._workers = workers
 
     @classmethod
     def open(cls, options: SqlOptions, base: Path) -> SqlVerifier:
         """Raises `SettingsError` when the database cannot be opened. A relative path starts at `base`."""
-        path = base / options.database
-        return cls(SqlDatabase.open(path, max_rows=options.max_rows, timeout_s=options.timeout_s))
+        image = read_image(base / options.database)
+        workers = Workers(
+            Job(
+                f"{checker.__name__}:{checker.serve_sql.__name__}",
+                {"max_rows": options.max_rows, "timeout_s": options.timeout_s},
+                timeout_s=options.timeout_s,
+                blobs=[image, *states_of(image, options.states)],
+            )
+        )
+        try:
+            workers.start()
+        except OSError as error:
+            raise SettingsError(f"Verifier 'sql': its process cannot be started: {error}") from error
+        return cls(workers)
 
     def verify(self, question: Question, answer: str) -> Verdict:
+        """The verdict. `Status.ERROR` only when the question has no reference, or the reference itself fails."""
         if question.reference is None:
             return without_reference(self.name, question)
-        reference, sql = unfenced(question.reference), unfenced(answer)
-        expected = self.database.run(reference)
-        if isinstance(expected, Failure):
-            return undecided(self.name, f"The reference of question {question.id} fails: {expected.reason}.")
-        given = self.database.run(sql)
-        if isinstance(given, Failure):
-            guide = guide_for_failure(given.reason, sql, self.database.tables)
-            return incorrect(self.name, sentence(given.reason), guide)
-        if expected.reads and not given.reads:
-            return incorrect(self.name, "The query reads no table.", guide_for_result(sql, given, reference, expected))
-        difference = compare(given, expected, ordered=is_ordered(reference))
-        if not difference:
-            return correct(self.name)
-        return incorrect(self.name, difference, guide_for_result(sql, given, reference, expected))
+        found = self._workers.ask("verify", question, answer, states=True)
+        if isinstance(found, Ended) and found.phase == checker.STATES:  # it was right for the user's own data
+            found = self._workers.ask("verify", question, answer, states=False)
+        if not isinstance(found, Ended):
+            return Verdict.model_validate(found)
+        if found.phase == checker.ANSWER and found.exhausted:
+            reason = f"The query did not end within {self.timeout_s:g} s" if found.late else TOO_MUCH_MEMORY
+            return incorrect(self.name, f"{reason}.", guide_for_failure(reason, "", {}))
+        whose = "The reference" if not found.phase else "The answer"
+        return undecided(self.name, f"{whose} of question {question.id} could not be run: {found.reason}.")
 
     def view(self, question: Question, answer: str) -> str | None:
-        """What the query gives: its rows, in their order only where the reference has one."""
-        given = self.database.run(unfenced(answer))
-        if isinstance(given, Failure):
-            return None
-        rows = [tuple(map(rounded, row)) for row in given.rows]
-        ordered = question.reference is not None and is_ordered(unfenced(question.reference))
-        return repr((given.columns, rows if ordered else sorted(rows, key=repr)))
+        """Equal for queries with the same rows, in their order only where the reference has one. None: it fails."""
+        found = self._workers.ask("view", question, answer)
+        return None if isinstance(found, Ended) else found
 
     def close(self) -> None:
-        self.database.close()
-
-
-def compare(given: Result, expected: Result, *, ordered: bool) -> str:
-    """What is wrong with the rows given, without telling the right ones; empty if nothing is."""
-    if given.columns != expected.columns:
-        return f"{counted(given.columns, 'column')} where {expected.columns} {was(expected.columns)} expected."
-    if len(given.rows) != len(expected.rows):
-        wanted = len(expected.rows)
-        return f"{counted(len(given.rows), 'row')} where {wanted} {was(wanted)} expected.{first_row(given)}"
-    if all(map(same_row, given.rows, expected.rows)):
-        return ""
-    if same_rows_in_any_order(given.rows, expected.rows):
-        return "" if not ordered else f"The rows are right but not in the expected order.{first_row(given)}"
-    return f"The number of rows is right, but not what they hold.{first_row(given)}"
-
-
-def same_rows_in_any_order(given: list[Row], expected: list[Row]) -> bool:
-    """Whether both hold the same rows, each as often. Equal rows are paired off first, then those that are close."""
-    missing = Counter(expected) - Counter(given)
-    left = list(missing.elements())
-    for row in (Counter(given) - Counter(expected)).elements():
-        match = next((i for i, other in enumerate(left) if same_row(row, other)), None)
-        if match is None:
-            return False
-        del left[match]
-    return not left
-
-
-def same_row(given: Row, expected: Row) -> bool:
-    return len(given) == len(expected) and all(map(same_value, given, expected))
-
-
-def same_value(given: Value, expected: Value) -> bool:
-    if isinstance(given, int | float) and isinstance(expected, int | float):
-        return given == expected or math.isclose(given, expected, rel_tol=1e-6, abs_tol=1e-9)
-    return given == expected
-
-
-def rounded(value: Value) -> Value:
-    """Numbers that differ by rounding alone become one."""
-    if not isinstance(value, float) or not math.isfinite(value):
-        return value
-    return int(value) if value.is_integer() else float(f"{value:.6g}")
-
-
-def first_row(result: Result) -> str:
-    if not result.rows:
-        return ""
-    values = ", ".join("NULL" if value is None else str(value) for value in result.rows[0][:5])
-    return f" The first row it gives is {quoted(values, 40)}."
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def was(number: int) -> str:
-    return "was" if number == 1 else "were"
-
-
-def sentence(reason: str) -> str:
-    return reason if reason.endswith(".") else f"{reason}."
+        """Ends the processes, also in the middle of a query."""
+        self._workers.close()
