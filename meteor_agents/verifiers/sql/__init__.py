@@ -6,6 +6,7 @@
     database.py    runs a query so that it can only read
     comparison.py  compares rows, in order as far as the reference decides it
     states.py      makes smaller states of the user's data
+    tables.py      reads the user's tables, and how they are linked
     guide.py       says what to change in a wrong query
     text.py        tokens of SQL
 """
