@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +20,11 @@ from hypothesis import strategies as st
 from meteor_agents.errors import SettingsError
 from meteor_agents.messages import Question, Status, Verdict
 from meteor_agents.verifiers import Verifier, open_verifier
-from meteor_agents.verifiers.sql.comparison import Expected, Group, difference
-from meteor_agents.verifiers.sql.database import Result
+from meteor_agents.verifiers.sql.answers import candidates
+from meteor_agents.verifiers.sql.comparison import Expected, Group, difference, expected_of, same_value
+from meteor_agents.verifiers.sql.database import Result, SqlDatabase, Value, connect_memory, read_image
 from meteor_agents.verifiers.sql.guide import MAX_WORDS
+from meteor_agents.verifiers.sql.states import states_of
 
 SHOP = """\
 CREATE TABLE shops(id INTEGER PRIMARY KEY, name TEXT, town TEXT);
@@ -219,6 +224,84 @@ def test_attack_is_incorrect_and_changes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["shop.sql"]
 
 
+def zeros(length: int) -> str:
+    """A long text as SQL writes it, made in one step of SQLite's machine."""
+    return f"replace(printf('%{length}s',''),' ','0')"
+
+
+@pytest.mark.parametrize(
+    ("query", "explanation"),
+    [
+        (f"SELECT instr({zeros(9_000_000)}, {zeros(4_000_000)}||'1') FROM shops", "did not end within 0.3 s"),
+        (f"SELECT replace({zeros(9_000_000)}, {zeros(4_000_000)}||'1', 'x') FROM shops", "did not end within 0.3 s"),
+        (f"SELECT sum({zeros(9_000_000)} LIKE '%'||{zeros(90)}||'1%') FROM shops, items, items b", "did not end"),
+        (f"SELECT sum({zeros(9_000_000)} GLOB '*'||{zeros(90)}||'1*') FROM shops, items, items b", "did not end"),
+        (f"SELECT {', '.join(['printf(' + chr(39) + '%9999999d' + chr(39) + ', 1)'] * 480)} FROM shops", ""),
+        ("SELECT json_group_array(printf('%9999999d', 1)) FROM items a, items b, items c", ""),
+    ],
+)
+def test_query_that_sqlite_cannot_interrupt_is_ended(shop: Verifier, query: str, explanation: str) -> None:
+    started = time.monotonic()
+    verdict = shop.verify(asked(OSLO_NAMES), query)
+    assert verdict.status is Status.INCORRECT
+    assert explanation in verdict.explanation
+    assert time.monotonic() - started < 3
+    assert shop.verify(asked(OSLO_NAMES), OSLO_NAMES).status is Status.CORRECT
+
+
+def test_reference_that_does_not_end_gives_no_verdict(shop: Verifier) -> None:
+    endless = f"SELECT instr({zeros(9_000_000)}, {zeros(4_000_000)}||'1') FROM shops"
+    verdict = shop.verify(asked(endless), OSLO_NAMES)
+    assert verdict.status is Status.ERROR
+    assert "The reference of question q1 could not be run: the check did not end within 0.3 s" in verdict.explanation
+
+
+def test_query_that_is_too_slow_for_a_smaller_state_only_is_correct(tmp_path: Path) -> None:
+    """It takes long where a row is missing, as a right one might by bad luck."""
+    (tmp_path / "n.sql").write_text("CREATE TABLE n(i INTEGER); INSERT INTO n VALUES (1), (2), (3), (4);")
+    slow = f"SELECT count(*) FROM n WHERE (SELECT count(*) FROM n) = 4 OR instr({zeros(9_000_000)}, {zeros(4_000_000)}||'1')"
+    with closing(open_verifier("sql", {"database": "n.sql", "timeout_s": 0.3}, tmp_path)) as verifier:
+        assert verifier.verify(asked("SELECT count(*) FROM n"), slow).status is Status.CORRECT
+
+
+def test_closing_ends_a_query_at_once_and_calls_nothing_incorrect(tmp_path: Path) -> None:
+    (tmp_path / "shop.sql").write_text(SHOP)
+    verifier = open_verifier("sql", {"database": "shop.sql", "timeout_s": 600}, tmp_path)
+    found: list[Verdict] = []
+    endless = f"SELECT instr({zeros(9_000_000)}, {zeros(4_000_000)}||'1') FROM shops"
+    thread = threading.Thread(target=lambda: found.append(verifier.verify(asked(OSLO_NAMES), endless)))
+    thread.start()
+    time.sleep(0.5)
+    verifier.close()
+    thread.join(5)
+    assert [verdict.status for verdict in found] == [Status.ERROR]
+
+
+def test_run_ends_at_ctrl_c_in_the_middle_of_a_query(tmp_path: Path) -> None:
+    (tmp_path / "shop.sql").write_text(SHOP)
+    endless = f"SELECT instr({zeros(9_000_000)}, {zeros(4_000_000)}||'1') FROM shops"
+    program = f"""
+import asyncio
+from contextlib import closing
+from pathlib import Path
+from meteor_agents.messages import Question
+from meteor_agents.verifiers import open_verifier
+async def run():
+    with closing(open_verifier("sql", {{"database": "shop.sql", "timeout_s": 600}}, Path({str(tmp_path)!r}))) as sql:
+        print("ready", flush=True)
+        await asyncio.to_thread(sql.verify, Question(id="q", question="?", reference="SELECT 1"), {endless!r})
+asyncio.run(run())
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=10)
+    assert "KeyboardInterrupt" in said
+
+
 @pytest.mark.parametrize(
     "bomb",
     [
@@ -243,18 +326,210 @@ def shared_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifier]:
         yield verifier
 
 
-@given(text=st.text(max_size=40), start=st.sampled_from(["", "SELECT ", "SELECT name FROM shops WHERE ", "WITH "]))
+SHAPES = ["", "SELECT ", "SELECT name FROM shops WHERE ", "WITH ", "```sql\n", "**SELECT name", "SQL: `SELECT `name`", "; ;"]
+
+
+@given(
+    text=st.lists(st.sampled_from([*SHAPES, "`", "**", "\n\n", ";", "'", "This", "-- x\n"]) | st.text(max_size=20))
+)
+def test_any_text_has_a_query_to_try(text: list[str]) -> None:
+    found = candidates("".join(text))
+    assert 1 <= len(found) <= 8
+
+
+ODD = [*SHAPES, "`", "(", "'", '"', "\n", "\n\nThis ", ":* ", "WITH x(", "-", "/*", "Select . ", "\x00"]
+
+
+@pytest.mark.parametrize("part", ODD)
+def test_a_megabyte_of_anything_is_looked_at_in_no_time(shared_shop: Verifier, part: str) -> None:
+    text = (part or "x") * (1_000_000 // max(1, len(part)))
+    started = time.monotonic()
+    for answer in (text, f"SELECT name FROM shops {text}", f"{text}{OSLO_NAMES}"):
+        assert shared_shop.verify(asked(OSLO_NAMES), answer).status is not Status.ERROR
+    assert time.monotonic() - started < 3
+
+
+@given(text=st.text(max_size=40), start=st.sampled_from(SHAPES))
 def test_any_text_gets_a_verdict(shared_shop: Verifier, text: str, start: str) -> None:
     verdict = shared_shop.verify(asked(OSLO_NAMES), start + text)
     assert verdict.status in (Status.CORRECT, Status.INCORRECT)
 
 
+# --- sql: smaller states of the data
+
+STAFF = """\
+CREATE TABLE dept(id INTEGER PRIMARY KEY, name TEXT UNIQUE, town TEXT CHECK (town <> ''));
+CREATE TABLE emp(
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL, dept_id INTEGER NOT NULL REFERENCES dept(id), pay REAL, boss INTEGER,
+  twice REAL AS (2 * pay), FOREIGN KEY (boss) REFERENCES emp(id) ON DELETE RESTRICT
+);
+CREATE TABLE badge(emp_id INTEGER, code TEXT);
+CREATE TRIGGER no_loss BEFORE DELETE ON emp BEGIN SELECT RAISE(ABORT, 'never'); END;
+CREATE VIEW rich AS SELECT * FROM emp WHERE pay > 50;
+""" + "".join(
+    [f"INSERT INTO dept VALUES ({i}, 'd{i}', '{'Oslo' if i % 2 else 'Lima'}');" for i in range(1, 7)]
+    + [f"INSERT INTO emp(id,name,dept_id,pay,boss) VALUES ({i},'e{i}',{i % 6 + 1},{i * 7 % 50 + 30},"
+       f"{'NULL' if i < 4 else i // 2});" for i in range(1, 31)]
+    + [f"INSERT INTO badge VALUES ({i % 30 + 1}, 'c{i % 9}');" for i in range(40)]
+)  # fmt: skip
+
+
+def states(script: str, tmp_path: Path, count: int = 6) -> Iterator[sqlite3.Connection]:
+    (tmp_path / "staff.sql").write_text(script)
+    for image in states_of(read_image(tmp_path / "staff.sql"), count):
+        with closing(connect_memory(image)) as connection:
+            yield connection
+
+
+def test_states_keep_constraints_links_and_common_values(tmp_path: Path) -> None:
+    seen, smaller = 0, set[str]()
+    for connection in states(STAFF, tmp_path):
+        seen += 1
+
+        def rows(sql: str, connection: sqlite3.Connection = connection) -> list[tuple[object, ...]]:
+            return connection.execute(sql).fetchall()
+
+        assert rows("PRAGMA foreign_key_check") == []
+        assert rows("PRAGMA integrity_check") == [("ok",)]
+        assert rows("SELECT * FROM badge WHERE emp_id NOT IN (SELECT id FROM emp)") == [], "an undeclared link"
+        assert rows("SELECT * FROM dept WHERE id NOT IN (SELECT dept_id FROM emp)") == [], "each had someone"
+        assert rows("SELECT count(DISTINCT town) FROM dept") == [(2,)]
+        assert rows("SELECT count(*) FROM emp WHERE twice IS NOT 2 * pay") == [(0,)]
+        for table, size in (("dept", 6), ("emp", 30), ("badge", 40)):
+            ((count,),) = rows(f"SELECT count(*) FROM {table}")
+            assert isinstance(count, int)
+            assert 1 <= count <= size
+            smaller |= {table} if count < size else set()
+    assert (seen, smaller) == (6, {"dept", "emp", "badge"})
+
+
+def test_states_are_the_same_each_time_and_differ_from_each_other(tmp_path: Path) -> None:
+    (tmp_path / "staff.sql").write_text(STAFF)
+    image = read_image(tmp_path / "staff.sql")
+    assert states_of(image, 3) == states_of(image, 4)[:3]
+    assert len(set(states_of(image, 3))) == 3
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "",
+        "CREATE TABLE t(a);",
+        "CREATE TABLE t(a); INSERT INTO t VALUES (1);",
+        "CREATE TABLE t(a); INSERT INTO t VALUES (CAST(x'ff' AS TEXT)), (1);",
+        "CREATE TABLE t(a REFERENCES nowhere(b)); INSERT INTO t VALUES (1), (2);",
+        "CREATE TABLE t(a PRIMARY KEY, b) WITHOUT ROWID; INSERT INTO t VALUES ('x', 1), ('y', 2);",
+        'CREATE TABLE "a ""b"(" c" PRIMARY KEY, d); INSERT INTO "a ""b" VALUES (1, 2), (2, x\'00\');',
+        "CREATE TABLE t(a CHECK (a > 0)); PRAGMA ignore_check_constraints = 1; INSERT INTO t VALUES (-1), (-2), (3);",
+    ],
+)
+def test_unusual_databases_are_opened_and_compared(script: str, tmp_path: Path) -> None:
+    (tmp_path / "d.sql").write_text(script)
+    with closing(open_verifier("sql", {"database": "d.sql"}, tmp_path)) as verifier:
+        tables = "SELECT 1 AS n UNION SELECT 2"
+        assert verifier.verify(asked(tables), f"{tables} ORDER BY 1 DESC").status is Status.CORRECT
+        if "TABLE t" in script:
+            count = verifier.verify(asked("SELECT count(*) FROM t"), "SELECT sum(1) FROM t").status
+            assert count is (Status.INCORRECT if script == "CREATE TABLE t(a);" else Status.CORRECT)
+
+
+@pytest.fixture(scope="module")
+def staff(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifier]:
+    folder = tmp_path_factory.mktemp("staff")
+    (folder / "staff.sql").write_text(STAFF)
+    with closing(open_verifier("sql", {"database": "staff.sql", "states": 12}, folder)) as verifier:
+        yield verifier
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [
+        ["SELECT max(pay) FROM emp", "SELECT pay FROM emp ORDER BY pay DESC LIMIT 1",
+         "SELECT DISTINCT pay FROM emp a WHERE NOT EXISTS (SELECT 1 FROM emp b WHERE b.pay > a.pay)"],
+        ["SELECT name FROM emp WHERE dept_id IN (SELECT id FROM dept WHERE town = 'Oslo')",
+         "SELECT emp.name FROM emp JOIN dept ON dept.id = dept_id AND town = 'Oslo'",
+         "SELECT name FROM emp WHERE EXISTS (SELECT 1 FROM dept WHERE id = dept_id AND town = 'Oslo')"],
+        ["SELECT dept.name, count(*) FROM dept JOIN emp ON dept_id = dept.id GROUP BY dept.id",
+         "SELECT dept.name, count(emp.id) FROM dept LEFT JOIN emp ON dept_id = dept.id GROUP BY dept.name",
+         "SELECT name, (SELECT count(*) FROM emp WHERE dept_id = dept.id) FROM dept"],
+        ["SELECT town FROM dept GROUP BY town HAVING count(*) > 1", "SELECT DISTINCT town FROM dept WHERE town <> ''"],
+        ["SELECT count(*) FROM emp WHERE boss IS NULL", "SELECT count(*) - count(boss) FROM emp"],
+        ["SELECT count(*) FROM emp WHERE pay > 60", "SELECT count(*) FROM emp WHERE pay >= 61",
+         "SELECT sum(pay > 60) FROM emp", "SELECT count(*) FROM emp WHERE twice > 120"],
+        ["SELECT code, count(*) FROM badge GROUP BY code ORDER BY count(*) DESC, code",
+         "SELECT code, count(*) AS n FROM badge GROUP BY 1 ORDER BY n DESC, 1"],
+        ["SELECT name FROM emp ORDER BY pay DESC, name LIMIT 3", "SELECT name FROM emp ORDER BY pay DESC, name LIMIT 0, 3"],
+        ["SELECT name FROM emp ORDER BY pay LIMIT 1", "SELECT name FROM emp WHERE pay = (SELECT min(pay) FROM emp) LIMIT 1"],
+        ["SELECT group_concat(name) FROM emp", "SELECT group_concat(name) FROM emp WHERE 1"],
+        ["SELECT town, name FROM dept GROUP BY town", "SELECT town, name FROM dept GROUP BY 1"],
+        ["SELECT avg(pay) FROM emp JOIN badge ON emp_id = emp.id WHERE code = 'c3'",
+         "SELECT sum(pay) / count(*) FROM badge, emp WHERE emp_id = emp.id AND code = 'c3'"],
+        ["SELECT name FROM rich", "SELECT name FROM emp WHERE pay > 50"],
+        ["SELECT b.name FROM emp e JOIN emp b ON e.boss = b.id WHERE e.name = 'e30'",
+         "SELECT name FROM emp WHERE id = (SELECT boss FROM emp WHERE name = 'e30')"],
+        ["SELECT name FROM dept WHERE id NOT IN (SELECT dept_id FROM emp WHERE pay > 70)",
+         "SELECT d.name FROM dept d LEFT JOIN emp e ON e.dept_id = d.id AND pay > 70 WHERE e.id IS NULL"],
+        ["SELECT rowid, code FROM badge WHERE code = 'c1'", "SELECT rowid, code FROM badge WHERE code LIKE 'c1'"],
+    ],
+)  # fmt: skip
+def test_queries_that_say_the_same_are_correct_for_each_other(staff: Verifier, queries: list[str]) -> None:
+    for reference in queries:
+        for answer in queries:
+            verdict = staff.verify(asked(reference), answer)
+            assert verdict.status is Status.CORRECT, (reference, answer, verdict)
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), min_size=1, max_size=10),
+    key=st.sampled_from(["k", "k DESC", "v COLLATE NOCASE", "k % 2, v", "-k"]),
+    window=st.tuples(st.integers(0, 4), st.integers(1, 6)),
+    data=st.data(),
+)
+def test_any_order_within_equal_keys_is_what_the_reference_leaves_open(
+    rows: list[tuple[int, str]], key: str, window: tuple[int, int], data: st.DataObject
+) -> None:
+    """Shuffling the rows of the table is what a reader of the reference cannot tell from the original."""
+    shuffled = data.draw(st.permutations(rows))
+    offset, limit = window
+    query = f"SELECT v, k FROM t ORDER BY {key} LIMIT {limit} OFFSET {offset}"
+    results = []
+    for content in (rows, shuffled):
+        with closing(connect_memory()) as connection:
+            connection.execute("CREATE TABLE t(k INTEGER, v TEXT)")
+            connection.executemany("INSERT INTO t VALUES (?, ?)", content)
+            database = SqlDatabase(connection.serialize(), max_rows=50, timeout_s=5)
+            results.append((expected_of(database, query), database.run(query, reverse=True)))
+            database.close()
+    for expected, _ in results:
+        for _, given_rows in results:
+            assert isinstance(expected, Expected)
+            assert isinstance(given_rows, Result)
+            assert difference(given_rows, expected) == ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1, 1.0, True), (10000001, 10000002, False), (1e15 + 1, 1e15 + 2, False), (0.1 + 0.2, 0.3, True),
+        (12345678.12, 12345678.13, False), (6.6e-34, 9.1e-31, False), (0, 1e-17, True), (0, 1e-9, False),
+        (5, "5", False), ("5", "5.0", False), ("a", "A", False), (None, 0, False), (None, "", False), (b"a", "a", False),
+        (1e300, 1e300 * (1 + 1e-15), True), (2**62, 2**62 + 1, False), (float("inf"), 1.0, False), (1, True, True),
+        (3.0000000000000004, 3, True), (-0.0, 0, True),
+    ],
+)  # fmt: skip
+def test_values_are_the_same_by_type_and_size(one: Value, other: Value, same: bool) -> None:
+    assert same_value(one, other) is same
+    assert same_value(other, one) is same
+
+
 # --- sql: databases and threads
 
 
-def test_sqlite_file_is_read_and_never_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_sqlite_file_is_read_and_never_changed(journal: str, tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {journal}")
         connection.executescript(SHOP)
     before = path.read_bytes()
     with closing(open_verifier("sql", {"database": str(path)}, Path("elsewhere"))) as verifier:

@@ -120,6 +120,10 @@ class SqlDatabase:
             return Failure(f"The query gives more than {self.max_rows} rows")
         return Result(columns, rows, frozenset(self._reads))
 
+    def close(self) -> None:
+        """Forgets the data."""
+        self._connection.close()
+
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if time.monotonic() > self._deadline:
             return sqlite3.SQLITE_DENY
@@ -139,8 +143,8 @@ def read_image(path: Path) -> bytes:
     with closing(connect_memory()) as master:
         try:
             load(path, master)
-            master.execute("SELECT * FROM sqlite_master").close()
-            image = bytearray(master.serialize())
+            is_empty = master.execute("PRAGMA page_count").fetchone() == (0,)
+            image = bytearray() if is_empty else bytearray(master.serialize())
         except (OSError, UnicodeError, sqlite3.Error, sqlite3.Warning) as error:
             raise SettingsError(
                 f"The database {path} cannot be opened: {error}. It must be a .sql script or a SQLite file."
