@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from meteor_agents.errors import SettingsError
+from meteor_agents.cli.checking import check_config
+from meteor_agents.errors import MeteorError, SettingsError
 from meteor_agents.messages import Question, Status, Verdict
 from meteor_agents.verifiers import open_verifier
 from meteor_agents.verifiers.function import FunctionVerifier
@@ -152,6 +153,37 @@ def test_function_that_cannot_be_used_is_a_wrong_setting(name: str, text: str, f
 def test_wrong_options_are_refused(options: dict[str, object], folder: Path) -> None:
     with pytest.raises(SettingsError, match="It takes: timeout_s, workers"):
         open_verifier("user_checks:is_short", options, folder)
+
+
+SETTINGS = """
+name: checked
+domain: sums
+questions: {{path: questions.jsonl, holdout: 0, gate: 0}}
+student: {{backend: openai, model: m, base_url: "http://127.0.0.1:9/v1", limits: {{retries: 0}}}}
+teacher: {{backend: reference}}
+judge: {{verifier: "user_checks:{function}"}}
+self_train: {{high: {{sample: 1.0}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("fails", "gives no verdict on the reference of question 'q1': user_checks:fails raised KeyError: 'x' (user_c"),
+        ("complaint_always", "does not accept the reference of question 'q1': Not that one."),
+        ("one", "it is called as check(question, answer), but it is defined as one(answer)"),
+    ],
+)
+def test_check_says_why_a_reference_is_not_accepted(
+    function: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (folder / "user_checks.py").open("a") as checks:
+        checks.write("def complaint_always(question, answer): return 'Not that one.'\n")
+    (folder / "questions.jsonl").write_text('{"id": "q1", "question": "?", "reference": "x"}\n')
+    (folder / "meteor.yaml").write_text(SETTINGS.format(function=function))
+    with pytest.raises(MeteorError):
+        check_config(str(folder / "meteor.yaml"), ())
+    assert said in capsys.readouterr().out
 
 
 # --- the processes

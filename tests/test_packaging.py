@@ -19,7 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "meteor_agents"
 LINKED = ("backends", "cli", "configs", "prompts")
-CORE_FILES = sorted(path for folder in (CORE, CORE / "verifiers", CORE / "report") for path in folder.glob("*.py"))
+CORE_FOLDERS = (CORE, CORE / "verifiers", CORE / "verifiers/sql", CORE / "report")
+CORE_FILES = sorted(path for folder in CORE_FOLDERS for path in folder.glob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aiohttp", "numpy", "plotly", "rapidfuzz"}
 """What only some commands need, and what would make each of them slow."""

@@ -326,6 +326,52 @@ def shared_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifier]:
         yield verifier
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"```{OSLO_NAMES}```",
+        f"```sql {OSLO_NAMES}```",
+        OSLO_NAMES.replace("SELECT ", "```SELECT\n") + "\n```",
+        f"<sql>{OSLO_NAMES}</sql>",
+        f"Final answer: `{OSLO_NAMES}`.",
+        f"1. Join\n2. Filter\n\n{OSLO_NAMES}\n\n- `SELECT`: picks the name\n- WHERE: filters",
+        f"> {OSLO_NAMES}",
+        f'"{OSLO_NAMES}"',
+        f"{OSLO_NAMES}.",
+        f"The answer is {OSLO_NAMES}.",
+        f"**Answer:** {OSLO_NAMES}",
+        f"{OSLO_NAMES};\n\n**Explanation:**\n- SELECT name: the name\n- FROM shops: the table",
+        f"sql\n{OSLO_NAMES}",
+        f"查询：\n{OSLO_NAMES}\n\n这会返回名字。",
+        f"With this query you get them:\n\n{OSLO_NAMES}",
+        f"{OSLO_NAMES}\n\nNote: the towns' names are exact.",
+        f"{OSLO_NAMES}\n\nthis gives the names",
+        f"{OSLO_NAMES}\n\n" + "This is long.\n" * 3000,
+        "WITH o AS (\n  SELECT * FROM shops WHERE town = 'Oslo'\n)\n\nSELECT name FROM o\n\nThis uses a CTE.",
+        "SELECT `name` FROM `shops` WHERE `town` = 'Oslo'",
+    ],
+)
+def test_query_is_taken_out_of_what_models_write_around_it(shared_shop: Verifier, answer: str) -> None:
+    verdict = shared_shop.verify(asked(OSLO_NAMES), answer)
+    assert verdict.status is Status.CORRECT, verdict.explanation
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "SELECT name FROM shops\nWHERE twn = 'Lima'",
+        "SELECT name FROM shops\n\nWHERE town 'Lima'",
+        "SELECT name FROM shops\nWher town = 'Lima'",
+        "SELECT name FROM shops WHERE",
+        "SELECT name FROM shops\n\nSELECT name FROM shops WHERE town = 'Oslo'",
+        "SELECT name FROM shops;\n\nOr this:\nSELECT name FROM shops WHERE town = 'Oslo';",
+        "UPDATE shops SET name = (SELECT name FROM shops)",
+    ],
+)
+def test_nothing_is_left_out_of_a_broken_or_double_query(shared_shop: Verifier, answer: str) -> None:
+    assert shared_shop.verify(asked("SELECT name FROM shops"), answer).status is Status.INCORRECT
+
+
 SHAPES = ["", "SELECT ", "SELECT name FROM shops WHERE ", "WITH ", "```sql\n", "**SELECT name", "SQL: `SELECT `name`", "; ;"]
 
 

@@ -11,7 +11,10 @@ MAX_ANSWER = 100_000
 MAX_SQL = 20_000
 """Characters of one query."""
 
-FENCE = re.compile(r"```[ \t]*([\w+-]*)[ \t]*\n?(.*?)(?:```|\Z)", re.DOTALL)
+FENCE = re.compile(
+    r"```[ \t]*((?!select\b|with\b)(?:sql(?:ite3?)?\b|[\w+-]+(?=[ \t]*\n)))?[ \t]*\n?(.*?)(?:```|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
 COMMENTS = re.compile(r"(?:\s+|--[^\n]*|/\*.*?(?:\*/|\Z)|;)*", re.DOTALL)
 QUERY = r"""(?: SELECT \b (?! ` | \*\* )
     | WITH \s{1,20} (?: RECURSIVE \s{1,20} )? [\w"`\[\]]{1,80} \s{0,20} (?: \( | AS \b ) )"""
@@ -34,8 +37,15 @@ STATEMENT = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 LINE_END = re.compile(r"\n[ \t]*(\n\s*)?")
-PROSE = re.compile(r"(?:[*_#>(\"“-]+|\d+[.)])?[ \t]*(?:[*_]{1,2})?(?P<word>[A-Z][a-z’']+|I|A|[^\W\d_a-zA-Z]\w*)")
-"""How a line of prose begins: with a capital, as no clause of a query is usually written."""
+PROSE = re.compile(
+    r"""(?: [*_\#>(\"“-]+ | \d+[.)] )? [ \t]* (?: [*_]{1,2} )?
+    (?P<word> [A-Z][a-z’']+ | I | A | [^\W\d_a-zA-Z]\w*
+        | (?: this | that | these | the | it | here | note | we | you ) \b )""",
+    re.VERBOSE,
+)
+"""How a line of prose begins: mostly with a capital, as no clause of a query is usually written."""
+ITEM = re.compile(r"(?:[*-]|\#+|\d+[.)])[ \t]+\S|---")
+"""How an item of a list or a heading begins."""
 CONTINUES = """
     AND AS ASC BETWEEN BY CASE COLLATE CROSS DESC ELSE END ESCAPE EXCEPT EXISTS FROM FULL GLOB GROUP HAVING IN INNER
     INTERSECT INTO IS JOIN LEFT LIKE LIMIT NATURAL NOT NULL OFFSET ON OR ORDER OUTER OVER PARTITION RIGHT SELECT THEN
@@ -65,9 +75,9 @@ def candidates(answer: str) -> list[str]:
 
 def fenced(answer: str) -> str:
     """What the last code fence with a query holds, or the last of any; the whole answer where there is none."""
-    blocks = [block.strip() for language, block in FENCE.findall(answer) if language.lower() not in ("text", "json")]
+    blocks: list[str] = [match[2].strip() for match in FENCE.finditer(answer)]
     if not blocks:
-        return answer if "```" not in answer else ""
+        return answer
     return next((block for block in reversed(blocks) if STATEMENT.match(block, skipped(block))), blocks[-1])
 
 
@@ -91,7 +101,7 @@ def readings(text: str, wrapped: str = "") -> list[str]:
         ends += [end for end in (text.find(mark), text.rfind(mark)) if end > 0]
     else:
         ends.append(len(text))
-    ends += [end for end in prose_starts(text) if end not in ends]
+    ends += [end for end in (text.find("</"), *prose_starts(text)) if end > 0 and end not in ends]
     if not ends:
         ends.append(len(text))
     found = [unwrapped(text[:end]) for end in ends[:6]]
@@ -101,9 +111,12 @@ def readings(text: str, wrapped: str = "") -> list[str]:
 
 
 def unwrapped(query: str) -> str:
-    """Without what closes bold or inline code that was opened before the query."""
+    """Without what closes bold, inline code or quotes that were opened before the query."""
     query = query.strip().rstrip("*").rstrip()
-    return query.rstrip("`") if query.count("`") % 2 else query
+    for mark in ("`", '"'):
+        if query.count(mark) % 2:
+            query = query.removesuffix(mark)
+    return query
 
 
 def prose_starts(text: str) -> list[int]:
@@ -111,10 +124,9 @@ def prose_starts(text: str) -> list[int]:
     after_blank, others = [], []
     for end in LINE_END.finditer(text):
         line = PROSE.match(text, end.end())
-        if not line or line["word"].upper() in CONTINUES.split():
-            continue
-        if end[1]:
+        is_prose = line is not None and line["word"].upper() not in CONTINUES.split()
+        if end[1] and (is_prose or ITEM.match(text, end.end())):
             after_blank.append(end.start())
-        elif not OPERATORS.search(text, end.end(), (text.find("\n", end.end()) + 1 or len(text) + 1) - 1):
+        elif is_prose and not OPERATORS.search(text, end.end(), (text.find("\n", end.end()) + 1 or len(text) + 1) - 1):
             others.append(end.start())
     return [*after_blank, *others]

@@ -60,7 +60,7 @@ class SqlVerifier:
         )
         try:
             workers.start()
-        except OSError as error:
+        except (OSError, SettingsError) as error:
             raise SettingsError(f"Verifier 'sql': its process cannot be started: {error}") from error
         return cls(workers)
 
