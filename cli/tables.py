@@ -17,7 +17,7 @@ from meteor_agents.cli.progress import duration
 from meteor_agents.evaluation.results import ACCURACY, OVERALL, Metrics
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.recipes import FINETUNE
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 
 TITLES = {
     "base": "untrained",

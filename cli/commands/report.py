@@ -10,8 +10,8 @@ import typer
 from meteor_agents.errors import MeteorError, UsageError
 from meteor_agents.report import TRACES, chart_library, read_about, write_report
 from meteor_agents.store.inputs import Inputs
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import open_for_reading
 
 
 def report_run(run: Path, *, out: Path | None = None, traces: int) -> None:

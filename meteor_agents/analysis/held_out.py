@@ -16,7 +16,7 @@ from meteor_agents.messages import Message
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import RIVALS
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 Content = TypeVar("Content", bound=Message)
 

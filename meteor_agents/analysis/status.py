@@ -7,7 +7,8 @@ from typing import Any
 
 from meteor_agents.analysis.held_out import newest_evaluations, read_students
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
-from meteor_agents.store.store import Records, StageRecord
+from meteor_agents.store.records import Records
+from meteor_agents.store.stage_records import StageRecord
 from meteor_agents.traces import Outcome
 
 

@@ -14,6 +14,7 @@ from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Attempt, Message, Status
 from meteor_agents.method.replies import CRITERIA
+from meteor_agents.safe_text import clean
 
 ACCURACY = "accuracy (verifier)"
 """The share of replies that a verifier found correct."""
@@ -45,8 +46,7 @@ class GradedReply(Message):
     @field_validator("explanation", mode="after")
     @classmethod
     def _storable(cls, text: str) -> str:
-        """Half of a surrogate pair is legal in JSON but cannot be stored as UTF-8: it becomes U+FFFD."""
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return clean(text)
 
     @property
     def overall(self) -> float | None:

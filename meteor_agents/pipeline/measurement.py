@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from meteor_agents.errors import ModelError
 from meteor_agents.evaluation.comparison import PairComparison, compare, summarise_comparisons
 from meteor_agents.evaluation.differences import PairedDifference, paired_differences
 from meteor_agents.evaluation.grading import EVALUATE, Panel, ask_and_grade, fingerprint, grade, is_graded
@@ -23,80 +21,54 @@ from meteor_agents.evaluation.judge_reliability import (
     self_agreement,
 )
 from meteor_agents.evaluation.results import GradedReply, read_graded_reply, summarise
-from meteor_agents.events import EvaluationFinished, Note, QuestionFinished, StageFinished, StageStarted
+from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFinished, StageStarted
 from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import Judge, Student
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
-from meteor_agents.pipeline.engine import Drain, Window, converse
-from meteor_agents.settings.settings import decoding
+from meteor_agents.pipeline.cast import related_models
+from meteor_agents.pipeline.engine import each
+from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stage_calls import greedy
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
-from meteor_agents.traces import Outcome, Trace
-
-if TYPE_CHECKING:
-    from meteor_agents.pipeline.pipeline import Pipeline
-    from meteor_agents.training import Checkpoint
+from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
 """Keys of the store's `meta` table: rivals' versions by name, and held-out questions that repeat training questions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """Another model that answers the held-out questions, behind an API, a server or in a folder."""
-
-    name: str
-    version: str
-    """Its name in the store; it changes with anything that decides its replies."""
-    student: Student
-    sampling: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluators:
-    """Those who grade replies, and the models that are evaluated beside the run's own checkpoints."""
-
-    panel: Panel
-    rivals: Sequence[Rival] = ()
-    labels: Sequence[HumanLabel] = ()
-    """People's labels of replies."""
-    kinships: tuple[str, ...] = field(default=())
-    """Warnings about judges that share a family with whom they judge (`same_family_warnings`)."""
-
-
 class Measurement:
     """The evaluation of one run."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._store = pipeline.store
-        self._recipe = pipeline.recipes.evaluate()
-        name = pipeline.settings.judge.identity
-        self._evaluators = pipeline.evaluators or Evaluators(Panel.of(pipeline.cast.judge, name))
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._store = session.store
+        self._recipe = session.recipes.evaluate()
+        self._panel = session.cast.panel
+        self._rivals = session.cast.rivals
 
     async def checkpoints(self, labels: Sequence[str]) -> None:
         """Score these checkpoints of the lineage on every held-out set."""
-        pipeline = self._pipeline
-        greedy = decoding("greedy", pipeline.settings.student.sampling)
+        session, sampling = self._session, greedy(self._session.settings)
         for label in labels:
-            checkpoint = pipeline.lineage[label]
+            checkpoint = session.lineage[label]
 
             async def served(checkpoint: Checkpoint = checkpoint) -> None:
-                await pipeline.serve(checkpoint)
+                await session.student.serve(checkpoint)
 
-            for heldout in pipeline.questions.heldout:
-                await self._examine(label, checkpoint.version, heldout, pipeline.cast.student, greedy, served)
+            for heldout in session.questions.heldout:
+                await self._examine(label, checkpoint.version, heldout, session.cast.student, sampling, served)
 
     async def conclude(self) -> None:
         """After all checkpoints are scored: score the rivals, then store differences, win shares and judge reliability."""
-        pipeline, rivals = self._pipeline, self._evaluators.rivals
+        session, rivals = self._session, self._rivals
         for rival in rivals:
-            for heldout in pipeline.questions.heldout:
+            for heldout in session.questions.heldout:
                 await self._examine(rival.name, rival.version, heldout, rival.student, rival.sampling, _nothing)
         await self._store.set_meta(RIVALS, {rival.name: rival.version for rival in rivals})
-        for warning in self._evaluators.kinships:
-            pipeline.observer.on_event(Note(f"warning: {warning}"))
-        for heldout in pipeline.questions.heldout:
+        for warning in related_models(session.settings):
+            session.note(f"warning: {warning}")
+        for heldout in session.questions.heldout:
             results = {label: self._results(version, heldout) for label, version in self._versions()}
             await self._tell_apart(heldout, results)
             await self._compare(heldout, results)
@@ -105,16 +77,16 @@ class Measurement:
     def _versions(self) -> Iterator[tuple[str, str]]:
         """Label and version of the lineage, each version once, in order; then of the rivals."""
         seen: set[str] = set()
-        for label, checkpoint in self._pipeline.lineage.items():
+        for label, checkpoint in self._session.lineage.items():
             if checkpoint.version not in seen:
                 seen.add(checkpoint.version)
                 yield label, checkpoint.version
-        yield from ((rival.name, rival.version) for rival in self._evaluators.rivals)
+        yield from ((rival.name, rival.version) for rival in self._rivals)
 
     def _results(self, version: str, heldout: str) -> dict[str, GradedReply]:
         """By question id, in the questions' order; those of questions that were edited since are left out."""
         stored = self._store.scores(version, heldout, self._recipe)
-        questions = self._pipeline.questions.heldout[heldout]
+        questions = self._session.questions.heldout[heldout]
         results = {q.id: read_graded_reply(stored[q.id], q.id) for q in questions if q.id in stored}
         return {q.id: results[q.id] for q in questions if q.id in results and results[q.id].asked == fingerprint(q)}
 
@@ -129,35 +101,34 @@ class Measurement:
         sampling: SamplingParams,
         begin: Callable[[], Awaitable[None]],
     ) -> None:
-        pipeline, questions = self._pipeline, self._pipeline.questions.heldout[heldout]
+        session, questions = self._session, self._session.questions.heldout[heldout]
         stage = f"evaluate {label}: {heldout}"
         results = self._results(version, heldout)
         owed = [q for q in questions if not is_graded(results.get(q.id), q)]
 
         async def examined(question: Question) -> None:
-            result = await ask_and_grade(question, student, self._evaluators.panel, sampling=sampling)
+            result = await ask_and_grade(question, student, self._panel, sampling=sampling)
             results[question.id] = result
             await self._store.add_score(version, heldout, self._recipe, question.id, result.model_dump_json())
-            pipeline.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
+            session.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
 
         started = time.monotonic()
-        pipeline.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
+        session.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
         if owed:
             await begin()
             await self._each(owed, examined, stage)
-        overlaps = pipeline.questions.overlaps
+        overlaps = session.questions.overlaps
         near = overlaps.sets[heldout].ids if overlaps else ()
         metrics = summarise(results, asked=len(questions), near_training=near)
-        found = metrics.model_dump(mode="json")
-        await self._keep(version, heldout, EvaluationKind.METRICS, label, found)
-        pipeline.observer.on_event(StageFinished(stage, time.monotonic() - started, metrics.headline()))
-        pipeline.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
+        await self._keep(version, heldout, EvaluationKind.METRICS, label, metrics.model_dump(mode="json"))
+        session.observer.on_event(StageFinished(stage, time.monotonic() - started, metrics.headline()))
+        session.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
 
     # models against one another --------------------------------------------------------------------------------------
 
     def _pairs(self, labels: Sequence[str]) -> list[tuple[str, str]]:
         """Each stage against the one before, the last against the first, and against every rival."""
-        rivals = [rival.name for rival in self._evaluators.rivals]
+        rivals = [rival.name for rival in self._rivals]
         own = [label for label in labels if label not in rivals]
         ends = [(own[0], own[-1])] if len(own) > 1 else []
         against = [(rival, own[-1]) for rival in rivals if own]
@@ -173,15 +144,15 @@ class Measurement:
 
     async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
         """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion."""
-        judges = self._evaluators.panel.judges
+        judges = self._panel.judges
         labels = list(results)
-        if not judges or not self._pipeline.settings.evaluate.pairwise:
+        if not judges or not self._session.settings.evaluate.pairwise:
             return
-        own = [label for label in labels if label in self._pipeline.lineage]
-        others = [*(own[:1] if len(own) > 1 else []), *(rival.name for rival in self._evaluators.rivals)]
+        own = [label for label in labels if label in self._session.lineage]
+        others = [*(own[:1] if len(own) > 1 else []), *(rival.name for rival in self._rivals)]
         for before in others:
             without, with_ = results[before], results[own[-1]]
-            both = [q for q in self._pipeline.questions.heldout[heldout] if q.id in without and q.id in with_]
+            both = [q for q in self._session.questions.heldout[heldout] if q.id in without and q.id in with_]
             found: dict[str, PairComparison] = {}
 
             async def compared(
@@ -200,12 +171,12 @@ class Measurement:
     # judges -----------------------------------------------------------------------------------------------------------
 
     async def _judge_reliability(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
-        last = next((results[label] for label in reversed(list(results)) if label in self._pipeline.lineage), {})
+        last = next((results[label] for label in reversed(list(results)) if label in self._session.lineage), {})
         everyone = [reply for found in results.values() for reply in found.values()]
-        sample = [q for q in self._pipeline.questions.heldout[heldout] if q.id in last and last[q.id].scores]
-        sample = sample[: self._pipeline.settings.evaluate.repeat]
+        sample = [q for q in self._session.questions.heldout[heldout] if q.id in last and last[q.id].scores]
+        sample = sample[: self._session.settings.evaluate.repeat]
         again: dict[str, GradedReply] = {}
-        judges_only = Panel(judges=self._evaluators.panel.judges)
+        judges_only = Panel(judges=self._panel.judges)
 
         async def asked_again(question: Question) -> None:
             again[question.id] = await grade(question, last[question.id].attempt, judges_only, asking=2)
@@ -217,18 +188,18 @@ class Measurement:
             panel=panel_agreements(everyone),
             length=length_effect(everyone),
             human=tuple(await self._agreements(heldout, last)),
-            kinships=self._evaluators.kinships,
+            kinships=related_models(self._session.settings),
         )
         await self._keep_conclusion(heldout, EvaluationKind.JUDGE_RELIABILITY, reliability.model_dump(mode="json"))
 
     async def _agreements(self, heldout: str, last: Mapping[str, GradedReply]) -> list[HumanAgreement]:
         """Every judge on what people have labelled of this held-out set."""
-        questions = {q.id: q for q in self._pipeline.questions.heldout[heldout]}
-        labels = [label for label in self._evaluators.labels if label.id in questions]
+        questions = {q.id: q for q in self._session.questions.heldout[heldout]}
+        labels = [label for label in self._session.labels if label.id in questions]
         replied = {id_: result.attempt for id_, result in last.items()}
         known = [(label, labelled(label, replied.get(label.id))) for label in labels]
         pairs = [(label, attempt) for label, attempt in known if attempt is not None]
-        panel = self._evaluators.panel
+        panel = self._panel
         judges: dict[str, Judge] = dict(panel.judges)
         if panel.verifier is not None:
             judges["verifier"] = panel.verifier
@@ -258,7 +229,7 @@ class Measurement:
         self, heldout: str, kind: EvaluationKind, content: dict[str, Any], *, against: str = ""
     ) -> None:
         """Keep what concerns several students beside the last checkpoint's figures."""
-        await self._keep(self._pipeline.latest(before=None).version, heldout, kind, "", content, against)
+        await self._keep(self._session.latest().version, heldout, kind, "", content, against)
 
     async def _keep(
         self, version: str, heldout: str, kind: EvaluationKind, label: str, content: dict[str, Any], against: str = ""
@@ -269,8 +240,8 @@ class Measurement:
     async def _each(
         self, questions: Sequence[Question], work: Callable[[Question], Awaitable[None]], stage: str
     ) -> None:
-        pipeline = self._pipeline
-        await each(questions, work, window=pipeline.window(), drain=pipeline.drain, stage=stage)
+        session = self._session
+        await each(questions, work, window=session.window(), drain=session.drain, stage=stage)
 
 
 async def _nothing() -> None:
@@ -278,7 +249,7 @@ async def _nothing() -> None:
 
 
 def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
-    """The reply that a label is about: its own, or the last checkpoint's reply `last` if it has none."""
+    """The reply that a label is about: its own, or else the last checkpoint's."""
     if label.reply is None:
         return last
     parts = split_answer(label.reply)
@@ -288,32 +259,8 @@ def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: HumanLabel) -> str | float | None:
-    """The judge's own label of a labelled reply: a word or an overall score, as the person's; None if it gives none."""
+    """A judge's finding, of the same kind as the label: a status or a score. None where the judge failed."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall
     status = (await judge.evaluate(question, attempt, stage=EVALUATE)).status
     return None if status is Status.ERROR else status.value
-
-
-async def each(
-    questions: Sequence[Question],
-    work: Callable[[Question], Awaitable[None]],
-    *,
-    window: Window,
-    drain: Drain,
-    stage: str,
-) -> None:
-    """Do `work` on every question through the engine. Raises `ModelError` if it failed for all of them."""
-    failures: list[str] = []
-
-    async def conversation(question: Question) -> Trace:
-        await work(question)
-        return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
-
-    async def count(trace: Trace) -> None:
-        if trace.error is not None:
-            failures.append(trace.error)
-
-    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
-    if len(failures) == len(questions) and failures:
-        raise ModelError(failures[0])

@@ -9,6 +9,9 @@ from typing import Any
 
 import yaml
 
+from meteor_agents.errors import SettingsError
+from meteor_agents.settings.yaml_text import parse_yaml
+
 HIDDEN = "(hidden)"
 """Stands for the value of an HTTP header, which may be a secret."""
 
@@ -27,8 +30,8 @@ class About:
 def read_about(config: Path) -> About:
     """The facts in a run's `config.yaml`; empty if the file cannot be read. Values of HTTP headers are hidden."""
     try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = parse_yaml(config.read_text(encoding="utf-8"), str(config))
+    except (OSError, UnicodeDecodeError, SettingsError):
         return About()
     if not isinstance(content, dict):
         return About()

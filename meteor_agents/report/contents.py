@@ -12,7 +12,8 @@ from meteor_agents.data.near_duplicates import Overlaps
 from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.results import GradedReply, first_problem
 from meteor_agents.pipeline.measurement import OVERLAPS
-from meteor_agents.store.store import Records, Spent
+from meteor_agents.store.call_records import Spent
+from meteor_agents.store.records import Records
 
 STAGE_TITLES = {
     "base": "untrained",
@@ -93,16 +94,9 @@ def _times(records: Records) -> tuple[float | None, float | None]:
 
 
 def _over_time(records: Records) -> dict[str, Curve]:
-    (ends,) = records.read("SELECT min(created), max(created) FROM calls")
-    if ends[0] is None:
-        return {}
-    begin, width = ends[0], max((ends[1] - ends[0]) / TIME_STEPS, 1e-6)
+    width, spending = records.spending(TIME_STEPS)
     curves: dict[str, Curve] = {}
-    for role, step, tokens, usd in records.each(
-        "SELECT role, CAST((created - ?) / ? AS INTEGER) AS step,"
-        " sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), sum(coalesce(usd, 0)) FROM calls"
-        " GROUP BY role, step ORDER BY role, step", begin, width,
-    ):  # fmt: skip
+    for role, step, tokens, usd in spending:
         curve = curves.setdefault(role, [(0.0, 0, 0.0)])
         _, tokens_before, usd_before = curve[-1]
         curve.append(((step + 1) * width, tokens_before + tokens, usd_before + usd))

@@ -26,7 +26,7 @@ from meteor_agents.report.about import About
 from meteor_agents.report.charts import charts
 from meteor_agents.report.contents import Contents, read_contents
 from meteor_agents.report.trace_rows import HeldOutQuestions, count_traces, held_out_traces, read_traces
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 from meteor_agents.version import VERSION
 
 HERE = Path(__file__).resolve().parent

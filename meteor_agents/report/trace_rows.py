@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Lineage, Question
 from meteor_agents.report.contents import Contents
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
+from meteor_agents.store.trace_records import TraceRow
 
 HeldOutQuestions = Mapping[str, Mapping[str, Question]]
 """Held-out set -> question id -> question."""
 
 _SHOWN = ("kind", "text", "status", "explanation", "guide", "weights", "model", "truncated")
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
 """What reading a damaged row raises."""
 
 
@@ -28,29 +27,18 @@ def count_traces(records: Records) -> int:
 
 def read_traces(records: Records, *, at_most: int) -> Iterator[dict[str, Any]]:
     """The first `at_most` traces under the run's current settings, stage by stage. Raises `StoreError`."""
-    for stage in records.current_stages():
-        for row in records.each(
-            "SELECT question_id, outcome, tries, question, messages, error FROM traces WHERE stage = ? AND recipe = ?"
-            " ORDER BY position LIMIT ?", stage.name, stage.recipe, at_most,
-        ):  # fmt: skip
-            at_most -= 1
-            try:
-                yield _trace(stage.name, *row)
-            except _DAMAGE as error:
-                raise StoreError(
-                    f"the stored trace of question {row[0]!r} in {stage.name} is damaged ({type(error).__name__}: {error}): "
-                    "restore run.db from a copy"
-                ) from error
+    for row in records.current_trace_rows(at_most=at_most):
+        try:
+            yield _trace(row)
+        except _DAMAGE as error:
+            raise records.broken(f"the trace of question {row.question_id!r} in {row.stage}", error) from error
 
 
-def _trace(
-    stage: str, id_: str, outcome: str, tries: int, question: str, messages: str, error: str | None
-) -> dict[str, Any]:
-    asked = json.loads(question)
-    said = [_message(message) for message in json.loads(messages)]
-    trace = {"stage": stage, "id": id_, "outcome": outcome, "tries": tries, "messages": said}
-    more = {"error": error, "reference": asked.get("reference")}
-    return trace | _question_text(asked.get("title"), asked["question"]) | _present(more)
+def _trace(row: TraceRow) -> dict[str, Any]:
+    said = [_message(message) for message in row.messages]
+    trace = {"stage": row.stage, "id": row.question_id, "outcome": row.outcome, "tries": row.tries, "messages": said}
+    more = {"error": row.error, "reference": row.question.get("reference")}
+    return trace | _question_text(row.question.get("title"), row.question["question"]) | _present(more)
 
 
 def _question_text(title: str | None, question: str) -> dict[str, str]:
@@ -80,7 +68,7 @@ def held_out_traces(records: Records, contents: Contents, questions: HeldOutQues
             last = next(given[label] for label in [*reversed(held.own), *given] if label in given)
             question = questions.get(held.name, {}).get(id_)
             if question is None and prompts is None:
-                prompts = _prompts(records)
+                prompts = records.prompts("student", EVALUATE)
             asked = (
                 _question_text(question.title, question.question) | _present({"reference": question.reference})
                 if question
@@ -94,18 +82,6 @@ def held_out_traces(records: Records, contents: Contents, questions: HeldOutQues
                 "messages": [part for label, reply in given.items() for part in _reply(contents.title(label), reply)],
                 **asked,
             }
-
-
-def _prompts(records: Records) -> dict[str, str]:
-    """Question id -> the last message of the newest prompt that a student was given in an evaluation."""
-    rows = records.each(
-        "SELECT question_id, request FROM calls WHERE rowid IN"
-        " (SELECT max(rowid) FROM calls WHERE role = 'student' AND stage = ? GROUP BY question_id)", EVALUATE,
-    )  # fmt: skip
-    try:
-        return {id_: json.loads(request)["messages"][-1]["content"] for id_, request in rows}
-    except (*_DAMAGE, IndexError) as error:
-        raise StoreError(f"a stored call is damaged ({error}): restore run.db from a copy") from error
 
 
 def _outcome(reply: GradedReply) -> str:

@@ -216,3 +216,11 @@ def test_held_out_traces_of_the_report_show_the_question_and_not_the_prompt(proj
     assert {trace["stage"] for trace in traces} == {"held out: held out"}
     assert all(re.fullmatch(r"What is \d+ plus -?\d+\?", trace["question"]) for trace in traces)
     assert {trace["reference"] for trace in traces} == {"4"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]\n", '{"set": "held out"}', "[" * 5000, '{"set": "x", "question": {"id": 1}}'])
+def test_damaged_inputs_of_a_run_are_named_by_the_report(project: Path, content: str) -> None:
+    assert meteor("distill", "meteor.yaml", "--no-train", "--limit", "2", cwd=project).returncode == 0
+    (project / "runs/sums/inputs/held-out.jsonl").write_text(content)
+    done = meteor("report", "runs/sums", cwd=project)
+    assert (done.returncode, "held-out.jsonl is damaged" in done.stderr, "Traceback" in done.stderr) == (1, True, False)

@@ -28,8 +28,10 @@ from meteor_agents.method.strategies import check_strategies, described, open_st
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.text_similarity import likeness, medoid
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
-from meteor_agents.settings.settings import Decoding, Settings, load_settings
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.settings.decoding import Decoding
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier
 
@@ -51,7 +53,7 @@ class Speaker:
     ) -> Completion:
         self.asked.append((messages[-1].content, sampling, occasion))
         text = self._say(messages, sampling, occasion)
-        reason = FinishReason.LENGTH if text.endswith("...") else FinishReason.STOP
+        reason = FinishReason.CUT if text.endswith("...") else FinishReason.COMPLETE
         return Completion(text, reason, Usage(input_tokens=10, output_tokens=4), "m", "w1")
 
 
@@ -307,18 +309,19 @@ def test_why_two_replies_are_no_pair(low: Attempt, high: Attempt, judge: Judge, 
 
 def test_queries_with_equal_rows_are_the_same_answer(tmp_path: Path) -> None:
     (tmp_path / "d.sql").write_text("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2.0), (3, 0.1);")
-    judge = VerifierJudge(open_verifier("sql", {"database": "d.sql"}, tmp_path))
-    loose = Question(id="q", question="?", reference="SELECT a FROM t")
-    strict = loose.model_copy(update={"reference": "SELECT a FROM t ORDER BY a"})
+    with closing(open_verifier("sql", {"database": "d.sql"}, tmp_path)) as verifier:
+        judge = VerifierJudge(verifier)
+        loose = Question(id="q", question="?", reference="SELECT a FROM t")
+        strict = loose.model_copy(update={"reference": "SELECT a FROM t ORDER BY a"})
 
-    def seen(question: Question, sql: str) -> str:
-        return asyncio.run(view(judge, question, sql))
+        def seen(question: Question, sql: str) -> str:
+            return asyncio.run(view(judge, question, sql))
 
-    assert seen(loose, "SELECT a FROM t") == seen(loose, "select T.a from t order by a desc")
-    assert seen(strict, "SELECT a FROM t") != seen(strict, "select T.a from t order by a desc")
-    assert seen(loose, "SELECT b FROM t") == seen(loose, "SELECT b + 0.1 - 0.1 FROM t")
-    assert seen(loose, "SELECT a FROM t") != seen(loose, "SELECT b FROM t")
-    assert seen(loose, "SELEC a") == "read selec a"
+        assert seen(loose, "SELECT a FROM t") == seen(loose, "select T.a from t order by a desc")
+        assert seen(strict, "SELECT a FROM t") != seen(strict, "select T.a from t order by a desc")
+        assert seen(loose, "SELECT b FROM t") == seen(loose, "SELECT b + 0.1 - 0.1 FROM t")
+        assert seen(loose, "SELECT a FROM t") != seen(loose, "SELECT b FROM t")
+        assert seen(loose, "SELEC a") == "read selec a"
 
 
 @pytest.mark.parametrize(

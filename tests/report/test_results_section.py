@@ -23,7 +23,8 @@ from meteor_agents.report import write_report
 from meteor_agents.report.charts import charts
 from meteor_agents.report.contents import read_contents
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.records import open_for_reading
+from meteor_agents.store.store import Store
 from tests.report.test_report import page_of, trace, write_traces
 
 
@@ -118,7 +119,7 @@ def test_a_held_out_set_may_have_any_name(tmp_path: Path, name: str) -> None:
 def test_dollars_stand_beside_each_role_and_unknown_prices_are_said(tmp_path: Path) -> None:
     async def write() -> None:
         for n, (role, usd) in enumerate((("teacher", 0.25), ("judge", 0.004), ("judge", None), ("student", None))):
-            reply = Completion("x", FinishReason.STOP, Usage(input_tokens=10, output_tokens=5), "m", "w")
+            reply = Completion("x", FinishReason.COMPLETE, Usage(input_tokens=10, output_tokens=5), "m", "w")
             await store.add_call(f"k{n}", role, "distill", "q", 1, "{}", reply, usd, 0.1, max_tokens=9)
 
     with closing(Store(tmp_path / "run.db")) as store:
@@ -155,9 +156,9 @@ REPLY = GradedReply(
         ("UPDATE evaluations SET metrics = '{\"questions\": 1}'", r"evaluation \(metrics\) on 'held out' is damaged"),
         ("UPDATE evaluations SET metrics = 'null'", "is damaged: expected an object"),
         ("UPDATE evaluations SET kind = 'nonsense'", "is damaged: 'nonsense' is not a valid"),
-        ("UPDATE traces SET messages = '[{}]'", "trace of question 'q' in refine is damaged"),
-        ("UPDATE traces SET question = '['", "trace of question 'q' in refine is damaged"),
-        ("UPDATE traces SET messages = printf('%.*c', 9000, '[')", "trace of question 'q' in refine is damaged"),
+        ("UPDATE traces SET messages = '[{}]'", "the trace of question 'q' in refine is broken"),
+        ("UPDATE traces SET question = '['", "the trace of question 'q' in refine is broken"),
+        ("UPDATE traces SET messages = printf('%.*c', 9000, '[')", "the trace of question 'q' in refine is broken"),
     ],
 )
 def test_damage_in_the_store_is_told_in_one_sentence(tmp_path: Path, change: str, complaint: str) -> None:

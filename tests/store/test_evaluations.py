@@ -12,8 +12,9 @@ import pytest
 
 from meteor_agents.errors import StoreError
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.schema import SCHEMA_VERSION
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.store import Store
 
 VERSION_2 = """
 DROP TABLE evaluations;
