@@ -29,6 +29,7 @@ SHOWN = re.compile(
     | (?P<lead> ^[ ]{0,3} (?:\#{1,6}[ ]|>[ ]?)+ )                 # a heading, a quotation
     | (?P<strong> \*\*\*? | ___? )
     | (?P<code> `+ )
+    | (?P<tag> </?(?:b|strong|i|em|u|mark|code|answer|p|span)> )
     | (?P<single> (?<![\w*_\\]) [*_] (?=\w) (?P<inner>[^*_\n]{1,200}) (?P<close>[*_]) (?![\w*_]) )
     """,
     re.VERBOSE | re.MULTILINE,

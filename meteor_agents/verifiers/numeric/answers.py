@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 from meteor_agents.verifiers.markup import boxes, tail, unboxed, visible
 from meteor_agents.verifiers.numeric.numerals import shows_comma
@@ -16,11 +17,13 @@ from meteor_agents.verifiers.wording import AND, CLAUSE_END, LONGEST_CLAUSE, NEG
 
 MOST_VALUES = 50
 """Numbers of a text that are looked at, where nothing says which one is the answer."""
-LONGEST_WHOLE = 20_000
+LONGEST_VALUE = 1_000
+"""Characters of the longest value that is read, apart from one numeral alone, which may fill the text."""
+LONG_NUMERAL = re.compile(r"[-+]?\d+(?:(?:,\d{3})+|(?:\.\d{3})+|(?: \d{3})+|(?:'\d{3})+)?(?:[.,]\d+)?")
 BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 SENTENCE = re.compile(r"(?<=[.!?])(?<!\b(?:no|nr|ca|vs|dr|mr|eq|st)\.)(?<!approx\.)(?<!\b[ap]\.m\.)(?<!\b[ap]\.)\s+(?!\d)|[。！？]|\n+", re.IGNORECASE)
 START = re.compile(
-    r"(?<![\w.,^\\])(?:(?:minus|negative) )?(?:(?<![\w)\]] )[-+–] ?|(?<![\w)\]])[-+–])?(?:(?:US)?[$€£¥₹]? ?-?\d|\.\d|\\frac|\\sqrt|√|π|∞)"
+    r"(?<![\w.,^\\|])(?:(?:minus|negative) )?(?:(?<![\w)\]] )[-+–] ?|(?<![\w)\]])[-+–])?(?:(?:US)?[$€£¥₹]? ?-?\d|\.\d|\\frac|\\sqrt|√|π|∞)"
 )
 TIES = re.compile(r"(?:\b(?:is|are|was|be|equals?|equal to|makes|gives|yields|totals?|ist|sind|gleich|ergibt|macht|est|font|es|son|равно|это)\b|(?<![<>!=])=(?!=)|≈|→|=>|⇒|是|为|は) ?", re.I)
 """What joins a question to its answer in a sentence: `The sum of 3 and 4 is 7`."""
@@ -36,6 +39,13 @@ WORDS_AFTER = re.compile(r"(?:[ -][^\W\d_]+){0,5} ?(?:\([^()]{0,300}\))? ?[.!,;:
 LAST_POINT = re.compile(r"(?<!\.)\.$")
 FACTORIAL = re.compile(r"\d!$")
 """In a reference; in a reply it is an exclamation."""
+IN_FORMULA = re.compile(r"(?:[+*/^]|(?:\b\w|[)\]}]) ?[-–]) ?$")
+"""What before a number makes it a part of something else, as in `x^2 + 1`."""
+DENIED = re.compile(
+    r"[ \w]{0,30}?\b(?:wrong|incorrect|false|falsch|faux|incorrecto)\b|"
+    r" ?(?:is|was|are|ist|est|es|cannot|can|isn't|wasn't)(?: not| nicht| pas|n't| be)|(?:不对|错|不正确|間違)",
+    re.IGNORECASE,
+)
 ALTERNATIVE = re.compile(rf"(?:\b{OR}\b|或|または)[^.;:(]{{0,40}}?\d|(?:\b{AND}\b|和) ?[$€£¥]?-?\d", re.IGNORECASE)
 REASON = re.compile(r"[.;:(]|,? \b(?:because|since|as|for|after|if|when|weil|da|denn|nach|car|parce|après|porque|ya que)\b", re.IGNORECASE)
 
@@ -78,7 +88,8 @@ def answer_value(text: str, notation: Notation) -> Value | None:
         return leading_value(plain[start:], notation)
     if (value := whole_value(plain, notation)) is not None:
         return value
-    bold = {view(value): value for match in BOLD.finditer(text) if (value := whole_value(tidy(match[1]), notation))}
+    bolds = islice(BOLD.finditer(text), MOST_VALUES)
+    bold = {view(value): value for match in bolds if (value := whole_value(tidy(match[1]), notation))}
     if len(bold) == 1:
         return bold.popitem()[1]
     sentences = [part.strip() for part in SENTENCE.split(plain) if part.strip()]
@@ -91,7 +102,10 @@ def answer_value(text: str, notation: Notation) -> Value | None:
 def whole_value(text: str, notation: Notation) -> Value | None:
     """The value of a text that is nothing but one, with at most a few words or a remark in brackets after it."""
     text = LAST_POINT.sub("", text.strip())
-    if not text or len(text) > LONGEST_WHOLE or "\n" in text:
+    if len(text) > LONGEST_VALUE and LONG_NUMERAL.fullmatch(text):
+        found = Quantities(text, notation.comma).quantity(0)
+        return found[0] if found and found[1] == len(text) else None
+    if not text or len(text) > LONGEST_VALUE or "\n" in text:
         return None
     if (value := read_fully(text, notation)) is not None:
         return value
@@ -127,12 +141,15 @@ def read_fully(text: str, notation: Notation) -> Value | None:
 
 def read_at(text: str, at: int, notation: Notation) -> tuple[Value, int] | None:
     """The value at a place, in the notation that the text itself shows, or else in the reference's."""
-    shown = shows_comma(text)
+    part = text[at : at + LONGEST_VALUE]
+    shown = shows_comma(part)
     comma = notation.comma if shown is None else shown
     lists = isinstance(notation.like, Several) and notation.like.opening in ("", "(", "[", "{", "<")
-    lists = lists and not re.search(r"\d, |;|\d,\d{3}\b", text)
-    found = Quantities(text, comma, lists, notation.like).value(at)
-    return None if not found or NOT_OVER.match(text, found[1]) else found
+    lists = lists and not re.search(r"\d, |;|\d,\d{3}\b", part)
+    found = Quantities(part, comma, lists, notation.like).value(0)
+    if not found or NOT_OVER.match(part, found[1]) or (found[1] == len(part) and at + len(part) < len(text)):
+        return None
+    return found[0], at + found[1]
 
 
 def leading_value(text: str, notation: Notation) -> Value | None:
@@ -155,23 +172,28 @@ def leading_value(text: str, notation: Notation) -> Value | None:
 def told_value(sentences: list[str], notation: Notation) -> Value | None:
     """The only value that sentences mention; or of several the one that the last sentence leads to with `is` or `=`."""
     values: dict[str, Value] = {}
-    for sentence in sentences:
-        for value in mentioned(sentence, notation):
-            if value is None or len(values) > MOST_VALUES:
-                return concluded(sentences, notation)
-            values[view(value)] = value
+    mentions = (value for sentence in sentences for value in mentioned(sentence, notation))
+    for count, value in enumerate(mentions):
+        if value is None or count == MOST_VALUES:
+            return concluded(sentences, notation)
+        values[view(value)] = value
     return values.popitem()[1] if len(values) == 1 else concluded(sentences, notation) if values else None
 
 
 def mentioned(sentence: str, notation: Notation) -> Iterator[Value | None]:
     """The values in a sentence that are not denied; None for something like a number that cannot be read."""
     at = 0
-    while start := START.search(sentence, at):
+    for _ in range(MOST_VALUES):
+        start = START.search(sentence, at)
+        if not start:
+            return
         found = read_at(sentence, start.start(), notation)
         before = sentence[max(0, start.start() - LONGEST_CLAUSE) : start.start()]
         at = max(found[1] if found else start.end(), start.end())
-        if not NEGATION.search(CLAUSE_END.split(before)[-1]):
-            yield found[0] if found else None
+        denied = NEGATION.search(CLAUSE_END.split(before)[-1]) or DENIED.match(sentence, at)
+        if not denied:
+            yield found[0] if found and not IN_FORMULA.search(before) else None
+    yield None
 
 
 def concluded(sentences: list[str], notation: Notation) -> Value | None:

@@ -15,7 +15,7 @@ from meteor_agents.verifiers.wording import AND, OR
 
 LONGEST_GROUP = 2_000
 """Characters of the longest tuple, interval or set."""
-MOST_ITEMS = 200
+MOST_ITEMS = 100
 
 ABOUT = re.compile(
     r"(?:[≈~]|(?:about|approximately|approx\.?|roughly|around|exactly|ca\.|circa|etwa|ungefähr|rund|genau|environ|"
@@ -50,7 +50,7 @@ TWO_SIDED = re.compile(r" ?(<=?|≤) ?[A-Za-z] ?(<=?|≤) ?")
 BETWEEN = re.compile(r"(between|from|zwischen|von|entre|de|от) ", re.IGNORECASE)
 RANGE = re.compile(r" ?[-–] ?| (?:to|bis|à|a|до) |(?:至|到|から)", re.IGNORECASE)
 RATIO = re.compile(r"\d+(?:\.\d+)?(?: ?: ?\d+(?:\.\d+)?)+")
-NEXT = re.compile(rf"(?: ?[,;]|(?= (?:{OR}|{AND}) )|(?=或|和)) ?(?:({OR}|{AND}|&|∨) |(或|和))? ?", re.IGNORECASE)
+NEXT = re.compile(rf"(?: ?[,;]|(?= (?:{OR}|{AND}) )|(?=或|和)) ?(?:({OR}|{AND}|&|∨) (?!=)|(或|和))? ?", re.IGNORECASE)
 CLOSING = {"(": ")]", "[": "])", "{": "}", "<": ">"}
 INFINITY = Scalar(Fraction(0), infinite=1)
 

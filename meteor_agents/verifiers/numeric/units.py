@@ -79,7 +79,7 @@ PLAIN = {
 }  # fmt: skip
 SPEEDS = {"mph": "1609.344", "kph": "1000", "kmh": "1000"}
 CURRENCY_SIGN = re.compile(r"(?:US ?\$|USD|EUR|GBP|CHF|INR|JPY|CNY|Rs\.?|[$€£¥₹₽₩]) ?")
-WORD = re.compile(r"°[CF]\b|US\$|[$€£¥₹₽₩¢%‰°℃℉元円]|[^\W\d_]+")
+WORD = re.compile(r"(?:degrees?|deg|Grad) (?:[Cc]elsius|[Ff]ahrenheit)|°[CF]\b|US\$|[$€£¥₹₽₩¢%‰°℃℉元円]|[^\W\d_]+")
 POWER = re.compile(r"\^ ?\{? ?\(?(-?\d)\)? ?\}?|(\d)(?![\d.,])")
 SQUARE = re.compile(r"(?:(sq(?:uare)?\.?|quadrat|carré)|(cubic|cu\.?|kubik)) ?", re.IGNORECASE)
 JOINED = re.compile(r" ?(/|\*| per | pro | par | por | \* ) ?| (?=[A-Za-z]{1,3} ?\^)")
@@ -143,8 +143,9 @@ def read_one(text: str, at: int) -> tuple[Entry, int, int] | None:
     word = WORD.match(text, square.end() if square else at)
     if not word:
         return None
-    found = known_units().get(word[0]) or (known_units().get(word[0].lower()) if len(word[0]) > 1 else None)
-    if not found or (word[0] in PRONE and re.match(r" [^\W\d]", text[word.end() : word.end() + 2])):
+    name = word[0].split(" ")[-1]
+    found = known_units().get(name) or (known_units().get(name.lower()) if len(name) > 1 else None)
+    if not found or (name in PRONE and re.match(r" [^\W\d]", text[word.end() : word.end() + 2])):
         return None
     power = POWER.match(text, word.end())
     raised = int(power[1] or power[2]) if power else (2 if square[1] else 3) if square else 1

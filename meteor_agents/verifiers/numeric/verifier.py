@@ -35,7 +35,7 @@ class NumericVerifier:
 
     def __init__(self, options: NumericOptions | None = None) -> None:
         options = options or NumericOptions()
-        self.tolerance = Fraction(options.tolerance)
+        self.tolerance = Fraction(str(options.tolerance))
         self.shown_decimals_agree = "tolerance" not in options.model_fields_set
 
     def verify(self, question: Question, answer: str) -> Verdict:
