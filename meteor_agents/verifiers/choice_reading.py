@@ -34,7 +34,8 @@ OPTION_LINE = re.compile(rf"{OPEN}?([A-J]){CLOSE}?(?:[.):;](?!{LATIN})|(?=,)| ?[
 """A letter before the text that it stands for: `B. Paris`, `C) 12`, `(d) none`, `B: because`."""
 ANOTHER = re.compile(
     rf"(?: ?(?:,|/|&|\+|;|、|,? ?(?i:{OR}|{AND})(?![a-z]))+ ?| ?)(?:(?i:{OR}|{AND}|option|choice|the) )*"
-    rf"(?:{OPEN}{{1,2}}[A-Ja-j] ?{CLOSE}|[B-HJ](?!{LATIN}|['’]\w)|[AI](?!{LATIN}|['’]\w| (?!{REASONS}\b)[a-z])|(?<=[ /,])[a-j](?=[.,;)]|$))"
+    rf"(?:{OPEN}{{1,2}}[A-Ja-j] ?{CLOSE}|[B-HJ](?!{LATIN}|['’]\w)|"
+    rf"[AI](?!{LATIN}|['’]\w| (?!{REASONS}\b)[a-z])|(?<=[ /,])[a-j](?=[.,;)]|$))"
 )
 """What makes of one letter several: `B or C`, `B, C`, `B/C`."""
 FILLER = re.compile(
@@ -51,8 +52,10 @@ BEFORE = re.compile(
 )
 """What may stand before a bare letter that stands for a choice: `It is B`, but not `Vitamin C`."""
 WRONG_AFTER = re.compile(
-    r"[)\]\"'”.]{0,2} ?(?:(?:option|choice)? ?(?:is|was|are|seems|looks|ist|est|es|é|è|cannot|can|must) )?(?:clearly |simply |not |be )*"
-    r"(?:isn't|can't|wrong|incorrect|false|not|ruled out|eliminated|out\b|falsch|nicht|faux|fausse|incorrecta|неверн|неправильн)"
+    r"[)\]\"'”.]{0,2} ?(?:(?:option|choice)? ?(?:is|was|are|seems|looks|ist|est|es|é|è|cannot|can|must) )?"
+    r"(?:clearly |simply |not |be )*"
+    r"(?:isn't|can't|wrong|incorrect|false|not|ruled out|eliminated|"
+    r"out\b|falsch|nicht|faux|fausse|incorrecta|неверн|неправильн)"
     r"(?! [(\[]?[A-J]\b)|[)\]]?(?:是|は|が)?(?:错|錯|不对|不正确|不正確|間違|誤)",
     re.IGNORECASE,
 )

@@ -21,11 +21,20 @@ LONGEST_VALUE = 1_000
 """Characters of the longest value that is read, apart from one numeral alone, which may fill the text."""
 LONG_NUMERAL = re.compile(r"[-+]?\d+(?:(?:,\d{3})+|(?:\.\d{3})+|(?: \d{3})+|(?:'\d{3})+)?(?:[.,]\d+)?")
 BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
-SENTENCE = re.compile(r"(?<=[.!?])(?<!\b(?:no|nr|ca|vs|dr|mr|eq|st)\.)(?<!approx\.)(?<!\b[ap]\.m\.)(?<!\b[ap]\.)\s+(?!\d)|[。！？]|\n+", re.IGNORECASE)
-START = re.compile(
-    r"(?<![\w.,^\\|])(?:(?:minus|negative) )?(?:(?<![\w)\]] )[-+–] ?|(?<![\w)\]])[-+–])?(?:(?:US)?[$€£¥₹]? ?-?\d|\.\d|\\frac|\\sqrt|√|π|∞)"
+SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\b(?:no|nr|ca|vs|dr|mr|eq|st)\.)(?<!approx\.)(?<!\b[ap]\.m\.)(?<!\b[ap]\.)\s+(?!\d)|[。！？]|\n+",
+    re.IGNORECASE,
 )
-TIES = re.compile(r"(?:\b(?:is|are|was|be|equals?|equal to|makes|gives|yields|totals?|ist|sind|gleich|ergibt|macht|est|font|es|son|равно|это)\b|(?<![<>!=])=(?!=)|≈|→|=>|⇒|是|为|は) ?", re.I)
+START = re.compile(
+    r"(?<![\w.,^\\|])(?:(?:minus|negative) )?(?:(?<![\w)\]] )[-+–] ?|(?<![\w)\]])[-+–])?"
+    r"(?:(?:(?:US)?[$€£¥₹] ?)?-?\d|\.\d|\\frac|\\sqrt|√|π|∞)"
+)
+"""Where a value may begin within a sentence."""
+TIES = re.compile(
+    r"(?:\b(?:is|are|was|be|equals?|equal to|makes|gives|yields|totals?|ist|sind|gleich|ergibt|macht|est|font|es|son|"
+    r"равно|это)\b|(?<![<>!=])=(?!=)|≈|→|=>|⇒|是|为|は) ?",
+    re.IGNORECASE,
+)
 """What joins a question to its answer in a sentence: `The sum of 3 and 4 is 7`."""
 FILLER = re.compile(
     r"(?:[\s:=→]|(?:the|number|value|just|only|simply|clearly|therefore|thus|then|that|it is|equal to|of|die|der|das|le|la|el)\b)+",
@@ -46,8 +55,11 @@ DENIED = re.compile(
     r" ?(?:is|was|are|ist|est|es|cannot|can|isn't|wasn't)(?: not| nicht| pas|n't| be)|(?:不对|错|不正确|間違)",
     re.IGNORECASE,
 )
-ALTERNATIVE = re.compile(rf"(?:\b{OR}\b|或|または)[^.;:(]{{0,40}}?\d|(?:\b{AND}\b|和) ?[$€£¥]?-?\d", re.IGNORECASE)
-REASON = re.compile(r"[.;:(]|,? \b(?:because|since|as|for|after|if|when|weil|da|denn|nach|car|parce|après|porque|ya que)\b", re.IGNORECASE)
+ALTERNATIVE = re.compile(
+    rf"(?:\b{OR}\b|或|または)[^.;:(]{{0,40}}?\d|(?:\b{AND}\b|和) ?[$€£¥]?-?\d", re.IGNORECASE)
+REASON = re.compile(
+    r"[.;:(]|,? \b(?:because|since|as|for|after|if|when|weil|da|denn|nach|car|parce|après|porque|ya que)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +138,9 @@ def with_rounding(exact: Value | None, rounded: Value) -> Value | None:
         return rounded
     if not isinstance(exact, Scalar) or not isinstance(rounded, Scalar):
         return None
-    limit = Fraction(1, 10 ** (rounded.places or 0))
-    agrees = same(rounded, exact, lambda e, real, imag: max(abs(e.value - real), abs(e.imag - imag)) <= limit)
-    return Rounded(exact, rounded) if agrees else None
+    limit = Fraction(1, 2 * 10 ** (rounded.places or 0))
+    agree = same(rounded, exact, lambda one, other: max(abs(one.value - other.value), abs(one.imag - other.imag)) <= limit)
+    return Rounded(exact, rounded) if agree else None
 
 
 def read_fully(text: str, notation: Notation) -> Value | None:

@@ -86,7 +86,7 @@ def read_when(text: str, at: int) -> tuple[When, int] | None:
 
 def date_of(parts: dict[str, str | None]) -> When | None:
     """The date of a match's parts; None for one that no calendar has."""
-    year = int(parts["year"]) if parts.get("year") else None
+    year = int(parts["year"] or 0) if parts.get("year") else None
     if parts.get("first") and parts.get("second"):
         first, second = int(parts["first"] or 0), int(parts["second"] or 0)
         if parts["sep"] == "." or first > 12:

@@ -39,7 +39,7 @@ def read_numeral(text: str, comma: bool) -> Numeral | None:
     if not decimals and decimal:
         return None
     grouping = {char for char in whole if not char.isdigit()}
-    if len(grouping) > 1 or not decimals.isdigit() and decimals:
+    if len(grouping) > 1 or (decimals and not decimals.isdigit()):
         return None
     if grouping and not THOUSANDS[grouping.pop()].fullmatch(whole) and not INDIAN.fullmatch(whole):
         return None

@@ -99,8 +99,8 @@ def known_units() -> dict[str, Entry]:
                 found[(word if long else symbol) + name] = entry(dimension, size * factor)
                 if long:
                     found[word + name + "s"] = entry(dimension, size * factor)
-    for names, (dimension, factor) in PLAIN.items():
-        found |= {name: entry(dimension, Fraction(factor)) for name in names.split()}
+    for names, (dimension, text) in PLAIN.items():
+        found |= {name: entry(dimension, Fraction(text)) for name in names.split()}
     found |= {name: entry("mass", Fraction("453.59237"))._replace(also="GBP") for name in ("pound", "pounds")}
     found |= {
         name: Entry((("length", 1), ("time", -1)), Fraction(size) / 3600) for name, size in SPEEDS.items()

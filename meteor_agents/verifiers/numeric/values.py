@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from meteor_agents.verifiers.numeric.dates import When
@@ -52,8 +52,8 @@ class Rounded:
 
 
 Value = Scalar | Several | Rounded | When
-Close = Callable[[Scalar, Fraction, Fraction], bool]
-"""Whether an expected number and a given one, its real and imaginary part in the unit of the first, are close enough."""
+Close = Callable[[Scalar, Scalar], bool]
+"""Whether an expected number and a given one are close enough, both in the unit of the first."""
 
 
 def same(expected: Value, given: Value, close: Close) -> bool:
@@ -78,27 +78,31 @@ def same_scalar(expected: Scalar, given: Scalar, close: Close) -> bool:
         return expected.infinite == given.infinite
     ours, theirs = expected.unit, given.unit
     if ours == theirs:
-        return close(expected, given.value, given.imag)
+        return close(expected, given)
     if ours and theirs:
         factor = ours.from_unit(theirs)
-        return factor is not None and close(expected, given.value * factor, given.imag * factor)
+        return factor is not None and close(expected, times(given, factor))
     written = ours or theirs
     if written is None or written.compound:
         return False
     if written.dimension == "%":
-        return any(close(e, value, given.imag) for e, value in percent_readings(expected, given))
-    return close(expected, given.value, given.imag)
+        return any(close(expected, reading) for reading in percent_readings(expected, given))
+    return close(expected, given)
 
 
-def percent_readings(expected: Scalar, given: Scalar) -> list[tuple[Scalar, Fraction]]:
-    """What to compare where only one of two numbers is a percentage.
+def times(scalar: Scalar, factor: Fraction) -> Scalar:
+    return replace(scalar, value=scalar.value * factor, imag=scalar.imag * factor)
+
+
+def percent_readings(expected: Scalar, given: Scalar) -> list[Scalar]:
+    """What the given number may be, as the expected one is written, where only one of two numbers is a percentage.
 
     A bare number stands for the proportion (0.75 for 75 %). It also stands for the number of percent (75), unless it is a
     part of 1 that can only be meant as a proportion.
     """
     bare = given if expected.unit else expected
-    direct = [(expected, given.value)] if abs(bare.value) > 1 or bare.value.denominator == 1 else []
-    return [(expected, given.value * 100 if expected.unit else given.value / 100), *direct]
+    as_number = [given] if abs(bare.value) > 1 or bare.value.denominator == 1 else []
+    return [times(given, Fraction(100) if expected.unit else Fraction(1, 100)), *as_number]
 
 
 def same_items(expected: Several, given: Several, close: Close) -> bool:

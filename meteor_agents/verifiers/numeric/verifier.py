@@ -66,14 +66,15 @@ class NumericVerifier:
         value = answer_value(answer, Notation.of(question.reference or ""))
         return None if value is None else view(value)
 
-    def close_enough(self, expected: Scalar, real: Fraction, imag: Fraction) -> bool:
-        """Whether a given number, in the expected one's unit, counts as it."""
-        gap = max(abs(expected.value - real), abs(expected.imag - imag))
+    def close_enough(self, expected: Scalar, given: Scalar) -> bool:
+        """Whether a given number counts as the expected one, in whose unit it is."""
+        gap = max(abs(expected.value - given.value), abs(expected.imag - given.imag))
         size = max(abs(expected.value), abs(expected.imag))
+        noise = Fraction(0) if expected.exact and given.exact else NOISE * size
         if expected.is_integer:
-            return gap <= NOISE * size
+            return gap <= noise
         shown = Fraction(1, 2 * 10**expected.places) if expected.places and self.shown_decimals_agree else gap
-        return gap <= shown and gap <= max(self.tolerance, NOISE) * size
+        return gap <= shown and gap <= max(self.tolerance * size, noise)
 
     def close(self) -> None:
         """Does nothing: there is nothing to give back."""
