@@ -14,7 +14,6 @@ from meteor_agents.configs.units.make_questions import SEEN, UNSEEN, make_files
 from meteor_agents.data.questions import overlap
 from meteor_agents.messages import Question, Status
 from meteor_agents.verifiers import open_verifier
-from meteor_agents.verifiers.numeric import last_number
 
 FOLDER = Path(units.__path__[0])
 PARTS = ("train", "heldout_seen", "heldout_unseen")
@@ -39,9 +38,7 @@ def test_every_reasoning_ends_with_the_reference_and_the_verifier_accepts_it() -
     for part in PARTS:
         for question in questions(part):
             assert verifier.verify(question, question.reference or "").status is Status.CORRECT
-            ended = last_number((question.reasoning or "").rstrip("."))
-            assert ended is not None
-            assert ended.value == int(question.reference or "")
+            assert verifier.verify(question, question.reasoning or "").status is Status.CORRECT
 
 
 def test_no_question_is_asked_twice_nor_held_out_and_trained_on() -> None:
