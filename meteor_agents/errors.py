@@ -11,7 +11,9 @@
     │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   │   └── UnrecordedCallError   a replay was asked for a call that its run never made
-    │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
+    │   └── NoCallSucceeds        no call to this model will succeed until the user acts: the run ends
+    │       ├── CredentialsError      the key is wrong, or may not use this model
+    │       └── QuotaError            the account has no credit or quota left
     ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
@@ -82,8 +84,19 @@ class UnrecordedCallError(RefusedCallError):
     """A replay has no reply to this call, since its run never made it. The message says what differs."""
 
 
-class CredentialsError(ModelError):
-    """The server does not accept the key: no call will succeed."""
+class NoCallSucceeds(ModelError):
+    """No call to this model will succeed until the user does something: it is not asked again, and the run ends."""
+
+
+class CredentialsError(NoCallSucceeds):
+    """The server does not accept the key, or the key may not use this model."""
+
+
+class QuotaError(NoCallSucceeds):
+    """The account has no credit or quota left: no call will succeed until someone tops it up.
+
+    Not for a rate limit, which passes by itself (`TransientModelError`).
+    """
 
 
 class ServerDown(MeteorError):

@@ -21,9 +21,9 @@ from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.data.questions import SetApart
 from meteor_agents.errors import (
     BudgetReached,
-    CredentialsError,
     MeteorError,
     ModelError,
+    NoCallSucceeds,
     NothingToTrainError,
     UsageError,
 )
@@ -319,7 +319,7 @@ class Pipeline:
         try:
             await self.serve(candidate)
             gate = judge_candidate(before, await self.gate_results(), free=self.cast.judge.free)
-        except CredentialsError:
+        except NoCallSucceeds:
             raise
         except ModelError as error:
             gate = Gate(False, f"does not load or answer: {error}")
