@@ -56,6 +56,9 @@ class MissingExtraError(UsageError):
 class ModelError(MeteorError):
     """A model gave no reply to one call."""
 
+    spent: tuple[int | None, int | None] | None = None
+    """Input and output tokens that the server reported for the call although it failed; None where it reported none."""
+
 
 class TransientModelError(ModelError):
     """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did.

@@ -88,7 +88,7 @@ def test_absent_usage_is_unknown(usage: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("length", FinishReason.CUT), ("content_filter", FinishReason.UNKNOWN), (None, FinishReason.UNKNOWN)],
+    [("length", FinishReason.CUT), ("content_filter", FinishReason.FILTERED), (None, FinishReason.COMPLETE)],
 )
 def test_finish_reasons_are_translated(said: str | None, meant: FinishReason) -> None:
     body = reply(choices=[{"message": {"content": "x"}, "finish_reason": said}])
