@@ -32,7 +32,8 @@ from meteor_agents.calls.tally import Tally
 from meteor_agents.events import CallFinished, Event
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import Trainer, TrainingJob, TrainingReport

@@ -25,7 +25,7 @@ from meteor_agents.evaluation.statistics import Interval
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.settings.profiles import PROFILES
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store, open_for_reading
 from meteor_agents.training import Checkpoint

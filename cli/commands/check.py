@@ -29,7 +29,9 @@ from meteor_agents.events import Event
 from meteor_agents.messages import Question, Status
 from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.pipeline.pipeline import QuestionSets
-from meteor_agents.settings.settings import EVALUATED, ROLES, JudgeSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import ROLES, JudgeSettings
+from meteor_agents.settings.run import Settings
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:

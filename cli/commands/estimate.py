@@ -33,7 +33,8 @@ from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.models import TokenCounter
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import ROLES, Settings
+from meteor_agents.settings.roles import ROLES
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Records, open_for_reading
 

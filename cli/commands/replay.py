@@ -24,7 +24,8 @@ from meteor_agents.method.agents import Judge, ModelJudge, ModelTeacher, Student
 from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
-from meteor_agents.settings.settings import ModelSettings, Settings
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import INPUTS, Inputs
 from meteor_agents.store.store import Records, open_for_reading
 from meteor_agents.training import Checkpoint

@@ -28,7 +28,7 @@ from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store

@@ -19,7 +19,7 @@ from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.settings.profiles import instead
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 

@@ -43,7 +43,11 @@ from meteor_agents.pipeline.measurement import finding, labelled
 from meteor_agents.pipeline.pipeline import QuestionSets
 from meteor_agents.pipeline.recipes import FINETUNE, Recipes
 from meteor_agents.pipeline.self_training import pair_rules, stage_of
-from meteor_agents.settings.settings import EVALUATED, ROLES, ModelSettings, Settings, TakeSettings, decoding
+from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import ROLES, ModelSettings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import TakeSettings
 from meteor_agents.store.store import Records
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint

@@ -27,7 +27,9 @@ from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingPara
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from meteor_agents.pipeline.self_training import pair_rules
-from meteor_agents.settings.settings import ModelSettings, Settings, decoding
+from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import Records
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint

@@ -12,7 +12,9 @@ from meteor_agents.evaluation.human_labels import Label
 from meteor_agents.evaluation.model_families import kinships
 from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.pipeline.measurement import Evaluators, Rival
-from meteor_agents.settings.settings import EVALUATED, ModelSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.verifiers import open_verifier
 
 

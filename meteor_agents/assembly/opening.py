@@ -34,7 +34,8 @@ from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.pipeline import Cast, Pipeline, QuestionSets
-from meteor_agents.settings.settings import ROLES, ModelSettings, Settings
+from meteor_agents.settings.roles import ROLES, ModelSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Records, Store
 from meteor_agents.training import Checkpoint

@@ -34,7 +34,7 @@ from meteor_agents.method.agents import Judge, Student
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.engine import Drain, Window, converse
-from meteor_agents.settings.settings import decoding
+from meteor_agents.settings.decoding import decoding
 from meteor_agents.traces import Outcome, Trace
 
 if TYPE_CHECKING:

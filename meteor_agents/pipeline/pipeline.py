@@ -51,7 +51,9 @@ from meteor_agents.pipeline.measurement import Evaluators, Measurement, each
 from meteor_agents.pipeline.recipes import FINETUNE, Recipes
 from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.updates import Updates
-from meteor_agents.settings.settings import Settings, TakeSettings, decoding
+from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import TakeSettings
 from meteor_agents.store.store import Round, Store
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, Conversation, Example, Trainer, TrainingJob, TrainingReport

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.replies import READING
-from meteor_agents.settings.settings import DECIDES_PAIRS, Settings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import DECIDES_PAIRS
 from meteor_agents.training import Checkpoint
 
 FINETUNE = "finetune"

@@ -12,7 +12,7 @@ from meteor_agents.method.agents import Judge, Student
 from meteor_agents.method.conversations import SELF_TRAIN
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.strategies import open_strategy
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, PreferencePair, TrainingJob
 from meteor_agents.weight_files import parameters

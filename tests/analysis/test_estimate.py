@@ -17,7 +17,7 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.recorded import Price
 from meteor_agents.models import ChatMessage, SamplingParams, TokenCounter
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import StudentSettings
+from meteor_agents.settings.roles import StudentSettings
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 
 FREE = Price(0, 0)

@@ -30,7 +30,8 @@ from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline.checkpoints import prune
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Cast, Pipeline, QuestionSets
-from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import Store, open_for_reading
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint, Example, PreferencePair, TrainingJob, TrainingReport
