@@ -82,8 +82,8 @@ _SENTENCES = {
     Meaning.QUOTA: r"insufficient (?:quota|credit|balance|fund)|credit balance is too low|(?:out of|no|any) credits|"
     r"credits? (?:limit |is |are |were |has been |have been )?(?:exceeded|exhausted|depleted|used up|reached)|"
     r"(?:exceeded|used)[a-z ]{0,30} (?:quota|credits|spending limit)|(?:quota|balance)[a-z ]{0,20} (?:exhausted|exceeded|"
-    r"used up|depleted)|(?:spending|spend|usage|billing)(?: hard)? limit[a-z ]{0,20} (?:reached|exceeded)|reached[a-z ]{0,40} "
-    r"(?:spending|usage) limit|payment required|account (?:is )?(?:overdue|suspended)",
+    r"used up|depleted)|(?:spending|spend|usage|billing)(?: hard)? limit[a-z ]{0,20} (?:reached|exceeded)|"
+    r"reached[a-z ]{0,40} (?:spending|usage) limit|payment required|account (?:is )?(?:overdue|suspended)",
     Meaning.FILTER: r"content (?:management )?policy|content[ _]filter|flagged|requires moderation|inappropriate content|"
     r"safety (?:system|filter|polic)|responsible ai",
     Meaning.KEY: r"(?:invalid|incorrect|missing|wrong|no|expired) (?:x-)?api[- _]?key|api[- _]?key (?:is |was )?(?:not "

@@ -201,7 +201,10 @@ def test_thinking_is_kept_apart_from_the_reply(backend: str) -> None:
     [
         ("<think>\nis it 4?\n</think>\n\nfour", "four", "is it 4?"),
         ("<think>is it", "", "is it"),
-        ("use <think> tags</think>", "use <think> tags</think>", ""),
+        ("use `<think>` tags", "use `<think>` tags", ""),
+        ("it is 4</think>four", "four", "it is 4"),
+        ("<thought>is it 4?</thought>four", "four", "is it 4?"),
+        ("<|channel|>analysis<|message|>is it 4?<|end|><|channel|>final<|message|>four", "four", "is it 4?"),
         ("<think></think>four", "four", ""),
     ],
 )
