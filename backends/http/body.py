@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NamedTuple
 
 import httpx
 
-from meteor_agents.safe_text import parse_json
+from meteor_agents.safe_text import MAX_DIGITS, parse_json
 
 MOST_BYTES = 32 * 2**20
 """Of a reply, unpacked. The longest replies of today's models take some megabytes, as a stream some tens."""
@@ -19,7 +21,9 @@ MOST_ERROR_BYTES = 2**20
 ENCODINGS = "gzip, deflate"
 """What the request allows a server to pack its reply with."""
 MOST_EVENTS = 500_000
-"""Of a stream: one a token, so that no model's longest reply reaches it."""
+"""Of a stream that are read: one a token, so that no model's longest reply reaches it."""
+MOST_PARTS = 1_000_000
+"""Lists and objects in one JSON value: each takes far more memory than its two characters."""
 _DONE = "[DONE]"
 
 
@@ -99,7 +103,8 @@ def parsed(content: bytes) -> Parsed:
     """The JSON in a body: one value, or a stream of them (server-sent events, JSON lines, an array of events).
 
     A byte order mark is skipped, and bytes that are not UTF-8 become U+FFFD. An event that cannot be read, for example one
-    that was cut off, is left out. Raises `ValueError` when nothing can be read, or when it is nested too deep.
+    that was cut off, is left out. Raises `json.JSONDecodeError` when nothing can be read, which another try may heal, and a
+    plain `ValueError` for JSON that is nested too deep or has too many parts.
     """
     text = content.decode(json.detect_encoding(content), "replace").strip("\ufeff \t\r\n")
     try:
@@ -117,35 +122,45 @@ def parsed(content: bytes) -> Parsed:
 
 
 def _value(text: str) -> Any:
-    """One JSON value, also from a server that leaves line breaks within strings as they are."""
+    """One JSON value, also from a server that leaves line breaks within strings as they are.
+
+    An integer of more digits than can be kept is read as null. Raises `json.JSONDecodeError` for what is not JSON, and a
+    plain `ValueError` for JSON that is nested too deep or has too many parts.
+    """
+    if text.count("[") + text.count("{") > MOST_PARTS:
+        raise ValueError(f"it has more than {MOST_PARTS:,} lists and objects")
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Invalid control character"):
             raise
+    except ValueError:
+        if not re.search(rf"\d{{{MAX_DIGITS + 1}}}", text):
+            raise
     try:
-        return parse_json(json.dumps(json.loads(text, strict=False)))
-    except RecursionError as deep:
-        raise ValueError("it is nested too deep") from deep
+        return parse_json(json.dumps(json.loads(text, strict=False, parse_int=_integer)))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= MAX_DIGITS else None
 
 
 def _events(text: str) -> tuple[list[Any], bool]:
     """The events of a stream that can be read, and whether `[DONE]` ended it."""
     values: list[Any] = []
-    for data in _data(text):
+    for data in islice(_data(text), MOST_EVENTS):
         if data == _DONE:
             return values, True
-        if len(values) == MOST_EVENTS:
-            break
         with suppress(ValueError):
             values.append(parse_json(data))
     return values, False
 
 
 def _data(text: str) -> Iterator[str]:
-    """What each event of a stream says, a line at a time: servers put an event's JSON into one. Other fields are skipped."""
+    """What each event of a stream says, a line at a time: servers put an event's JSON into one. Other lines are skipped."""
     for line in text.replace("\r\n", "\n").split("\n"):
-        if line.startswith("data:"):
-            yield line.removeprefix("data:").strip()
-        elif line.startswith(("{", _DONE)):
-            yield line.strip()
+        said = line.removeprefix("data:").strip()
+        if said == _DONE or (line.startswith(("data:", "{")) and said.startswith("{") and said.endswith("}")):
+            yield said

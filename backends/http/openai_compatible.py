@@ -199,8 +199,11 @@ class OpenAICompatibleModel:
 
     def _no_reply(self, answer: Answer, malformed: ValueError) -> ModelError:
         words = self._secrets.quoted(answer.text) or "nothing at all"
-        what = f"{self._name}: {self._host} sent no chat completion (its body is not JSON: {malformed}): {words}"
-        return TransientModelError(what + self._endpoint.hint)
+        sent = f"{self._name}: {self._host} sent"
+        if isinstance(malformed, json.JSONDecodeError):
+            hint = self._endpoint.hint
+            return TransientModelError(f"{sent} no chat completion (its body is not JSON: {malformed}): {words}{hint}")
+        return RefusedCallError(f"{sent} no answer that meteor can read ({malformed}), and it is not asked again: {words}")
 
     # Errors
 

@@ -63,6 +63,8 @@ def storable(result: Completion | ModelError) -> bool:
         b'{"error":{"message":"\x1b]52;c;eA==\x07\x1b[2J"}}',
         b"[" * 200_000,
         b'{"error":' * 50_000,
+        b"[" + b"9" * 400 + b"," + b"[" * 200_000,
+        b'["\n",' + b"[" * 200_000,
         b'{"a":' + b"[" * 99 + b"]" * 99 + b"}",
         b'{"error":{"message":"m","code":' + b"9" * 5000 + b"}}",
         b'{"error":{"message":' + b"1" + b"0" * 4000 + b"}}",
@@ -90,7 +92,7 @@ def test_half_an_emoji_in_a_reply_is_replaced_over_a_real_socket() -> None:
     message = {"content": "x \ud83d", "reasoning_content": "y \ud83d\0"}
     reply = answer_to(Reply.of({"choices": [{"message": message, "finish_reason": "stop"}]}))
     assert (reply.text, reply.reasoning) == ("x \ufffd", "y \ufffd\ufffd")
-    with pytest.raises(RefusedCallError, match="x \ufffd|x \\\\ufffd"):
+    with pytest.raises(RefusedCallError, match="x \ufffd"):
         answer_to(Reply(rb'{"error":{"message":"x \ud83d"}}', 400))
     with pytest.raises(TransientModelError, match="answered 500"):
         answer_to(Reply(rb'{"error":{"message":"x \ud83d"}}', 500))
@@ -102,8 +104,9 @@ ANY_JSON = st.recursive(
     max_leaves=12,
 )
 NAMES = st.sampled_from(
-    ["choices", "message", "delta", "content", "text", "type", "thinking", "error", "code", "usage", "prompt_tokens", "index",
-     "finish_reason", "stop_reason", "metadata", "headers", "details", "reasoning", "errors", "detail", "role", "status"],
+    ["choices", "message", "delta", "content", "text", "type", "thinking", "error", "code", "usage", "prompt_tokens",
+     "index", "finish_reason", "stop_reason", "metadata", "headers", "details", "reasoning", "errors", "detail", "role",
+     "status"],
 )  # fmt: skip
 LIKE_A_REPLY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["stop", "text", "thinking", "x", "402", ""]),
@@ -143,7 +146,8 @@ def test_a_hostile_choice_of_words_takes_no_long_time() -> None:
         assert isinstance(outcome("openai", 400, json.dumps({"error": {"message": words}}).encode()), ModelError)
     many = b'{"choices":[{"message":{"content":"' + b"<think>" * 300_000 + b'"}}]}'
     outcome("openai", 200, many)
-    outcome("openai", 200, b"data: 1\n\n" * 500_000)
+    for body in (b"data: 1\n\n" * 500_000, b"{\n" * 5_000_000, b"[" + b"[]," * 3_000_000 + b"[]]", b"data: {}\n" * 200_000):
+        assert isinstance(outcome("openai", 200, body), ModelError)
     assert time.perf_counter() - started < 20
 
 

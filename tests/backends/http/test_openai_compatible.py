@@ -208,7 +208,9 @@ def test_body_that_is_no_json_or_was_cut_off_is_transient(body: str) -> None:
         ask(answering(text=body))
 
 
-@pytest.mark.parametrize("body", ["{}", '{"choices": []}', '{"choices": [{"message": 3}]}', "[]", "3", "null", '"x"'])
+@pytest.mark.parametrize(
+    "body", ["{}", '{"choices": []}', '{"choices": [{"message": 3}]}', "[]", "3", "null", '"x"', "[" * 9999]
+)
 def test_json_that_holds_no_reply_is_not_bought_again(body: str) -> None:
     with pytest.raises(RefusedCallError, match=r"no answer that meteor can read .* not asked again"):
         ask(answering(text=body))

@@ -83,9 +83,10 @@ def test_usage_that_is_no_count_is_unknown(usage: Any, counted: tuple[int | None
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == counted
 
 
-def test_usage_that_is_infinite_is_unknown() -> None:
-    body = b'{"choices": [{"message": {"content": "Hi."}}], "usage": {"prompt_tokens": 1e999, "completion_tokens": NaN}}'
-    reply = answer_to(Reply(body))
+@pytest.mark.parametrize("number", [b"1e999", b"NaN", b"-Infinity", b"9" * 400, b"9" * 5000])
+def test_usage_that_no_number_can_hold_is_unknown(number: bytes) -> None:
+    body = b'{"choices": [{"message": {"content": "Hi."}}], "usage": {"prompt_tokens": %b, "completion_tokens": %b}}'
+    reply = answer_to(Reply(body % (number, number)))
     assert (reply.text, reply.usage.input_tokens, reply.usage.output_tokens) == ("Hi.", None, None)
 
 
