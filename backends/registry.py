@@ -28,10 +28,9 @@ from meteor_agents.backends.options import (
 )
 from meteor_agents.backends.options import Options as Options  # the public path for backends outside this package
 from meteor_agents.errors import RefusedCallError, SettingsError
-from meteor_agents.method.reference_teacher import NAME as REFERENCE
 from meteor_agents.models import ChatMessage, ChatModel
 from meteor_agents.settings.credentials import hidden_in
-from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.roles import REFERENCE, ModelSettings
 from meteor_agents.settings.run import Settings
 from meteor_agents.settings.stages import STAGES_THAT_TRAIN
 from meteor_agents.training import Trainer
@@ -126,11 +125,6 @@ _A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
 
 
 
-def costs_money(settings: ModelSettings) -> bool:
-    """Whether calls may be billed: by every backend that does not certainly compute here."""
-    if settings.backend == "sglang" and "launch" in settings.options:
-        return False
-    return settings.backend not in ("transformers", "scripted", REFERENCE, "")
 
 
 

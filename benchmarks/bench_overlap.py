@@ -165,7 +165,7 @@ def on_a_real_run(run: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
             # Questions that stage 2 has not had: no stored reply serves.
-            settings, _ = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
+            settings = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
             told(mode, *asyncio.run(refine(copy, settings, find_config("quickstart").parent, None)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,25 @@ def find_config(config: str) -> Path:
     raise SettingsError(f"{printable(config)}: no such settings file or preset; {hint}")
 
 
-def read_config(config: str, overrides: Sequence[str] = ()) -> tuple[Settings, Path]:
-    """Validated settings with absolute paths, and the folder that relative paths were taken from.
+def read_config(config: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Settings:
+    """Validated settings of a file or preset, with absolute paths.
 
-    `overrides` are `key.path=value` as given to `--set`, with YAML values. Raises `SettingsError`.
+    `overrides` are `key.path=value` as given to `--set`, with YAML values; or values by key. Raises `SettingsError`.
     """
     path = find_config(config)
     content = read_yaml(path)
     if isinstance(content, dict):
-        for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals or not key:
-                raise SettingsError(f"--set {override}: write key.path=value")
-            set_value(content, key, parse_yaml(value, f"--set {key}"))
-    base = path.resolve().parent
-    return load_settings(content, base=base, source=str(path)), base
+        values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+        for key, value in values.items():
+            set_value(content, key, value)
+    return load_settings(content, base=path.resolve().parent, source=str(path))
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {override}: write key.path=value")
+    return key, parse_yaml(value, f"--set {key}")
 
 
 def read_yaml(path: Path) -> Any:

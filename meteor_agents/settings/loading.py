@@ -36,7 +36,7 @@ def load_settings(content: object, *, base: Path, source: str) -> Settings:
     except ValidationError as error:
         lines = dict.fromkeys(f"{source}: {complaint}" for complaint in complaints(error, Settings))
         raise SettingsError("\n".join(lines)) from error
-    return with_absolute_paths(settings, base)
+    return with_absolute_paths(settings.based_in(base), base)
 
 
 _KINDS = {list: "a list", str: "a text", bool: "a single value", int: "a single value", float: "a single value"}

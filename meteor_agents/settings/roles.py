@@ -14,6 +14,8 @@ from meteor_agents.settings.limits import Limits
 from meteor_agents.settings.section import Section
 
 ROLES = ("student", "teacher", "judge")
+REFERENCE = "reference"
+"""The backend of a teacher that answers with the references of the data."""
 
 
 class PriceSettings(Section):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from meteor_agents.settings.complaints import complaints
 from meteor_agents.settings.decoding import Decoding
@@ -78,6 +78,23 @@ class Settings(Section):
     """Which checkpoints are kept."""
     budget: BudgetSettings = BudgetSettings()
     """When to stop because of what was spent."""
+    retry_failed: bool = True
+    """Ask the failed questions of a finished stage again when the command is repeated."""
+    fail_on: float = Field(default=0.5, ge=0, le=1)
+    """A stage in which a larger share of the questions failed ends the command with exit code 1. What it has is stored."""
+
+    _base: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def base(self) -> Path:
+        """The folder that a verifier's relative paths start from: that of the settings file."""
+        return self._base
+
+    def based_in(self, folder: Path) -> Settings:
+        """These settings, with a verifier's relative paths starting from `folder`."""
+        copy = self.model_copy()
+        copy._base = folder
+        return copy
 
     def training_for(self, stage: TakeSettings) -> TrainingSettings:
         """`training`, with what the stage sets differently."""

@@ -29,7 +29,7 @@ OPTIONS: dict[str, type[Options]] = {
 
 
 def preset(name: str) -> Settings:
-    settings, _ = read_config(name)
+    settings = read_config(name)
     return settings
 
 

@@ -162,7 +162,7 @@ def test_settings_that_are_no_mapping_are_refused() -> None:
 
 def test_a_setting_without_a_value_can_be_given_one_by_set(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({**content(), "refine": {"training": None}}))
-    settings, _ = read_config(str(tmp_path / "x.yaml"), ["refine.training.epochs=2"])
+    settings = read_config(str(tmp_path / "x.yaml"), ["refine.training.epochs=2"])
     assert settings.training_for(settings.refine).epochs == 2
 
 
@@ -212,10 +212,10 @@ def test_stage_training_overrides_single_fields() -> None:
 
 
 def test_set_overrides_the_file_and_the_resolved_settings_load_again(tmp_path: Path) -> None:
-    settings, _ = read_config("quickstart", ["refine.update_every=7", "training.lora.r=4"])
+    settings = read_config("quickstart", ["refine.update_every=7", "training.lora.r=4"])
     assert (settings.refine.update_every, settings.training.lora and settings.training.lora.r) == (7, 4)
     (tmp_path / "config.yaml").write_text(dump_config(settings))
-    again, _ = read_config(str(tmp_path / "config.yaml"))
+    again = read_config(str(tmp_path / "config.yaml"))
     assert again == settings
 
 

@@ -111,7 +111,7 @@ judge: {verifier: exact}
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_is_not_part_of_the_settings(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "x.yaml").write_text(VALID, encoding=encoding)
-    assert read_config(str(tmp_path / "x.yaml"))[0].name == "run"
+    assert read_config(str(tmp_path / "x.yaml")).name == "run"
 
 
 @pytest.mark.parametrize(

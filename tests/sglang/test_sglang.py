@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from meteor_agents.abilities import LoadsWeights
+from meteor_agents.backends.base_model import costs_money
 from meteor_agents.backends.options import Surroundings
-from meteor_agents.backends.registry import costs_money, open_model
+from meteor_agents.backends.registry import open_model
 from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
 from meteor_agents.backends.sglang_servers.model import FAILURES
 from meteor_agents.backends.sglang_servers.opening import open_sglang
