@@ -70,6 +70,16 @@ class EndpointOptions(Options):
                 )
             if value == HIDDEN:
                 raise ValueError(f"the value of {name} was left out when these settings were saved; write it again")
+            if not all(" " <= character <= "~" for character in value):
+                raise ValueError(f"the value of {name} has a character that no header may have; use printable ASCII")
+        return headers
+
+    @field_validator("headers", "headers_env")
+    @classmethod
+    def _names_of_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name in headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a header's name: letters, digits and hyphens, without spaces or colon")
         return headers
 
 
@@ -117,6 +127,7 @@ class ScriptedOptions(Options):
     """Begin again when all replies were said, instead of failing."""
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meteor_agents.backends.http.body import parsed
 from meteor_agents.backends.http.error_table import Meaning, meaning_of
 from meteor_agents.backends.http.waits import asked_wait_s, wait_s
 from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
+from meteor_agents.models import Usage
 
 _ADVICE = {
     Meaning.QUOTA: "The account has no credit or quota left: add some, then give the same command again",
@@ -54,6 +56,21 @@ class Reported:
         if meaning is Meaning.QUOTA:
             return QuotaError(message)
         return CredentialsError(message) if meaning is Meaning.KEY else RefusedCallError(message)
+
+
+def charged(failure: ModelError, usage: Usage) -> ModelError:
+    """`failure`, with the tokens that the server counted all the same."""
+    if usage != Usage():
+        failure.spent = (usage.input_tokens, usage.output_tokens)
+    return failure
+
+
+def error_in_body(body: bytes) -> Reported:
+    """The error in the body of a failed request; its text, where it is not JSON."""
+    try:
+        return reported(parsed(body).values[0])
+    except ValueError:
+        return Reported(body.decode("utf-8", "replace"))
 
 
 def reported(content: Any) -> Reported:

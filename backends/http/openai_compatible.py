@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import httpx
@@ -16,18 +16,20 @@ from meteor_agents.backends.http.body import MOST_BYTES, parsed
 from meteor_agents.backends.http.chat_reply import Read, UnreadableReply, join_chunks, read_chat, usage_of
 from meteor_agents.backends.http.dialect import CHAT_FIELDS, Dialect, OptionalField
 from meteor_agents.backends.http.error_table import Meaning
-from meteor_agents.backends.http.failures import Reported, error_within, reported
+from meteor_agents.backends.http.failures import Reported, charged, error_in_body, error_within
 from meteor_agents.backends.http.served_models import read_facts
 from meteor_agents.backends.http.transport import Answer, Endpoint, Secrets, endpoint_url, open_transport
 from meteor_agents.backends.http.waits import exhausted_s
-from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError
-from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from meteor_agents.backends.options import from_environment
+from meteor_agents.errors import ModelError, RefusedCallError, TransientModelError
+from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 _LARGE = 2**18
 """Bytes of a body that is read beside the event loop, so that other calls do not wait for it."""
 _OFFERED = 8
 """Names of models that an error offers."""
+_OFFERED_WITHIN_S = 10
 
 
 class OpenAICompatibleModel:
@@ -41,7 +43,7 @@ class OpenAICompatibleModel:
     `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. A field that the
     server refuses by name is left out, or put as the server wants it, from then on; `note` is told once.
 
-    Raises `SettingsError` when the variable is not set or `base_url` is no http(s) URL.
+    Raises `SettingsError` when the variable is not set or holds no key, and for a `base_url` that is no http(s) URL.
     """
 
     path = "/chat/completions"
@@ -65,7 +67,7 @@ class OpenAICompatibleModel:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._name = model
-        key = _key(api_key_env, model)
+        key = from_environment("api_key_env", api_key_env) if api_key_env else None
         self._secrets = Secrets([key, *(headers or {}).values()])
         url = endpoint_url(base_url, self.path, query or {})
         self._endpoint = Endpoint(
@@ -79,6 +81,7 @@ class OpenAICompatibleModel:
         self._token_limit = token_limit
         self._dialect = Dialect(self.fields, lambda sentence: note(f"{model}: {sentence}"), schemas=json_schema)
         self._facts: ModelFacts | None = None
+        self._asking = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, {self._endpoint!r})"
@@ -96,7 +99,7 @@ class OpenAICompatibleModel:
             body = self._dialect.applied(self._body(messages, sampling))
             answer = await self._endpoint.post(body)
             if not answer.ok:
-                error = _error(answer)
+                error = error_in_body(answer.content)
                 if self._learns(error, answer.status, body):
                     continue
                 raise await self._failure(error, answer)
@@ -163,7 +166,7 @@ class OpenAICompatibleModel:
         else:
             read = await asyncio.to_thread(self._interpreted, answer, sampling.max_tokens)
         if read.error and not read.text:
-            raise _charged(await self._failure(read.error, answer), read.usage)
+            raise charged(await self._failure(read.error, answer), read.usage)
         return Completion(
             text=read.text,
             finish_reason=read.finish_reason,
@@ -195,7 +198,7 @@ class OpenAICompatibleModel:
             f"{self._name}: {self._host} sent no answer that meteor can read ({problem}), and it is not asked again: "
             f"{self._secrets.quoted(answer.text)}{self._endpoint.hint}"
         )
-        raise _charged(failure, usage)
+        raise charged(failure, usage)
 
     def _no_reply(self, answer: Answer, malformed: ValueError) -> ModelError:
         words = self._secrets.quoted(answer.text) or "nothing at all"
@@ -226,34 +229,15 @@ class OpenAICompatibleModel:
         return RefusedCallError(f"{failure}{self._endpoint.hint}") if meaning is Meaning.ADDRESS else failure
 
     async def _offer(self) -> str:
-        """The models that the server has, the nearest first; asked once."""
-        if self._facts is None:
-            self._facts = await self.facts()
+        """The models that the server has, the nearest first; asked for once."""
+        async with self._asking:
+            if self._facts is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_OFFERED_WITHIN_S):
+                        self._facts = await self.facts()
+                self._facts = self._facts or ModelFacts()
         served = [self._secrets.quoted(name, 100) for name in self._facts.served if name != self._name]
         near = difflib.get_close_matches(self._name, served, n=_OFFERED, cutoff=0.4)
         offered = list(dict.fromkeys([*near, *served]))[:_OFFERED]
         more = f" and {len(served) - len(offered)} more" if len(served) > len(offered) else ""
         return f"; the server has {', '.join(offered)}{more}" if offered else ""
-
-
-def _key(variable: str | None, model: str) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise SettingsError(f"the environment variable {variable} is not set; it holds the key for {model}")
-    return key
-
-
-def _error(answer: Answer) -> Reported:
-    try:
-        return reported(parsed(answer.content).values[0])
-    except ValueError:
-        return Reported(answer.text)
-
-
-def _charged(failure: ModelError, usage: Usage) -> ModelError:
-    """`failure`, with the tokens that the server counted all the same."""
-    if usage != Usage():
-        failure.spent = (usage.input_tokens, usage.output_tokens)
-    return failure

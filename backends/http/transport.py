@@ -88,7 +88,8 @@ class Answer:
 class Endpoint:
     """Where the model `name` is asked: `url`, with `headers` in every request. Errors hide `secrets`.
 
-    `timeout` bounds connecting and each wait for data. `transport` is the network, or what replaces it in a test.
+    `timeout` bounds connecting and each wait for data. `transport` is the network, or what replaces it in a test. Raises
+    `SettingsError` for a header that cannot be sent.
     """
 
     def __init__(
@@ -103,15 +104,8 @@ class Endpoint:
         self.name = name
         self.url = url
         self.secrets = secrets
-        self._headers = httpx.Headers(
-            {
-                "Accept": "application/json",
-                "Accept-Encoding": ENCODINGS,
-                "Content-Type": "application/json",
-                "User-Agent": f"meteor-agents/{VERSION}",
-                **headers,
-            }
-        )
+        own = {"Accept": "application/json", "Accept-Encoding": ENCODINGS, "Content-Type": "application/json"}
+        self._headers = _checked({**own, "User-Agent": f"meteor-agents/{VERSION}", **headers}, name)
         self._timeout = timeout.as_dict()
         self._transport = transport
 
@@ -168,15 +162,27 @@ class Endpoint:
         return (TransientModelError if late else UnreachableError)(f"{self.name}: {what}: {words}", late=late)
 
 
+def _checked(headers: Mapping[str, str], name: str) -> httpx.Headers:
+    try:
+        return httpx.Headers(dict(headers))
+    except UnicodeEncodeError:
+        failure = SettingsError(f"{name}: a header or the key has a character that is not ASCII, which no header may have")
+    raise failure  # the other error holds the key
+
+
 def endpoint_url(base_url: str, path: str, query: Mapping[str, str]) -> httpx.URL:
-    """`base_url` with `path` behind its own and `query` added. Raises `SettingsError` for anything but an http(s) URL."""
+    """`base_url` with `path` behind its own, unless it ends so already, and `query` added.
+
+    Raises `SettingsError` for anything but an http(s) URL.
+    """
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as invalid:
         raise SettingsError(f"base_url {base_url!r} is not a URL: {invalid}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise SettingsError(f"base_url {base_url!r} is not a URL like https://api.example.com/v1")
-    return url.copy_with(path=url.path.rstrip("/") + path).copy_merge_params(dict(query))
+    base = url.path.rstrip("/").removesuffix(path)
+    return url.copy_with(path=base + path).copy_merge_params(dict(query))
 
 
 def open_transport(url: httpx.URL, connections: int | None = None) -> httpx.AsyncBaseTransport:

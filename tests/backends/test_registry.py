@@ -93,6 +93,13 @@ def test_other_headers_are_taken_and_sent(name: str) -> None:
     assert f"{name.lower()}: planted" in asyncio.run(_headers_that_arrive(role)).lower()
 
 
+@pytest.mark.parametrize("headers", [{"X Team": "a"}, {"X-Team:": "a"}, {"": "a"}, {"X-Team": "\u00e9"}, {"X-Team": "a\nb"}])
+def test_a_header_that_cannot_be_sent_is_refused(headers: dict[str, str]) -> None:
+    assert refused("judge", **SERVER, headers=headers).startswith("judge.headers: ")
+    if "X-Team" not in headers:
+        assert refused("judge", **SERVER, headers_env=headers).startswith("judge.headers_env: ")
+
+
 def test_a_header_that_was_blanked_when_settings_were_saved_is_not_sent() -> None:
     assert "write it again" in refused("judge", **SERVER, headers={"X-Team": "***"})
 

@@ -1,4 +1,4 @@
-"""A server on a real socket that answers with exactly the bytes that a test gives it, and a way to ask it."""
+"""A server on a real socket that answers with exactly the bytes that a test gives it, and ways to ask it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
+
 from meteor_agents.backends.http.anthropic_messages import AnthropicModel
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.errors import ModelError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 
 MESSAGES = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Hello?")]
@@ -135,3 +138,19 @@ def answer_to(*replies: Reply, interface: str = "openai", **more: Any) -> Comple
     """What a server that gives these answers makes of one call; raises what the call raises."""
     with RawServer(list(replies)).running() as server:
         return ask(server, interface, **more)
+
+
+def outcome(interface: str, status: int, body: bytes, headers: dict[str, str] | None = None) -> Completion | ModelError:
+    """What one call makes of an answer, without a socket. Anything but a reply or an error of ours goes through."""
+
+    async def run() -> Completion | ModelError:
+        async def answer(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
+
+        model = open_at("http://server.example", interface, transport=httpx.MockTransport(answer))
+        try:
+            return await model.complete(MESSAGES, SAMPLING)
+        except ModelError as error:
+            return error
+
+    return asyncio.run(run())

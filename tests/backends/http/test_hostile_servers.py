@@ -16,32 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meteor_agents.backends.http.anthropic_messages import AnthropicModel
 from meteor_agents.backends.http.body import MOST_BYTES, MOST_ERROR_BYTES
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
 from meteor_agents.errors import CredentialsError, ModelError, RefusedCallError, TransientModelError
 from meteor_agents.models import Completion
-from tests.backends.http.raw_server import MESSAGES, SAMPLING, Reply, answer_to
+from tests.backends.http.raw_server import Reply, answer_to, outcome
 
 INTERFACES = ("openai", "anthropic")
-MODELS = {"openai": OpenAICompatibleModel, "anthropic": AnthropicModel}
 STATUSES = (200, 201, 400, 401, 402, 404, 413, 422, 429, 500, 503, 529)
-
-
-def outcome(interface: str, status: int, body: bytes, headers: dict[str, str] | None = None) -> Completion | ModelError:
-    """What one call makes of an answer. Anything but a reply or an error of ours goes through."""
-
-    async def run() -> Completion | ModelError:
-        async def answer(request: httpx.Request) -> httpx.Response:
-            return httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
-
-        model = MODELS[interface]("m", "http://server.example/v1", transport=httpx.MockTransport(answer))
-        try:
-            return await model.complete(MESSAGES, SAMPLING)
-        except ModelError as error:
-            return error
-
-    return asyncio.run(run())
 
 
 def storable(result: Completion | ModelError) -> bool:

@@ -259,6 +259,33 @@ def test_missing_key_is_a_setting_error_that_names_the_variable(monkeypatch: pyt
         model_of(answering())
 
 
+@pytest.mark.parametrize("key", ["sk-\u200bplanted", "sk-plan\nted", "sk-plantéd"])
+def test_a_key_that_no_header_can_hold_is_a_setting_error_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TEST_KEY", key)
+    with pytest.raises(SettingsError, match="TEST_KEY holds") as caught:
+        model_of(answering())
+    assert "plan" not in str(caught.value)
+    with pytest.raises(SettingsError, match="not ASCII"):
+        OpenAICompatibleModel("m", URL, headers={"X-Team": "é"})
+
+
+def test_an_address_may_be_given_with_the_interfaces_own_path() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(str(request.url))
+        return httpx.Response(200, json=reply())
+
+    async def run() -> None:
+        model = OpenAICompatibleModel("m", f"{URL}/chat/completions", transport=httpx.MockTransport(handler))
+        await model.complete(MESSAGES, SamplingParams())
+
+    asyncio.run(run())
+    assert seen == [f"{URL}/chat/completions"]
+
+
 @pytest.mark.parametrize("url", ["api.example.com/v1", "ftp://x/v1", "http://"])
 def test_base_url_that_is_none_is_a_setting_error(url: str) -> None:
     with pytest.raises(SettingsError, match="base_url"):

@@ -10,7 +10,7 @@ import pytest
 
 from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
 from meteor_agents.models import FinishReason
-from tests.backends.http.raw_server import RawServer, Reply, answer_to, ask
+from tests.backends.http.raw_server import RawServer, Reply, answer_to, ask, outcome
 
 
 def error(message: str, **more: Any) -> dict[str, Any]:
@@ -92,9 +92,9 @@ PASSING: list[tuple[int, Any]] = [
 
 def failed(status: int, content: Any, interface: str = "openai") -> ModelError:
     body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-    with pytest.raises(ModelError) as caught:
-        answer_to(Reply(body, status), interface=interface)
-    return caught.value
+    result = outcome(interface, status, body)
+    assert isinstance(result, ModelError)
+    return result
 
 
 INTERFACES = pytest.mark.parametrize("interface", ["openai", "anthropic"])
