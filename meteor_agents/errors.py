@@ -25,6 +25,12 @@ A failed question is data on its trace; a failed store, trainer, key or setting 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+LONGEST_BELIEVED_S = 31 * 24 * 3600
+"""A server that asks for a longer pause than a month has sent something else, such as a date."""
+
 
 class MeteorError(Exception):
     """The root. `str(error)` is for people: what happened, to whom, and what to do next."""
@@ -61,16 +67,19 @@ class ModelError(MeteorError):
 
 
 class TransientModelError(ModelError):
-    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did.
+    """Worth another try.
 
-    `overload`: the server said that it is asked too much (429, 503, 529). `late`: it said nothing in time.
+    `retry_after_s` is the pause that the server asked for, in seconds. One that cannot be meant (negative, not a number,
+    longer than `LONGEST_BELIEVED_S`) counts as not asked for. `overload`: the server said that it is asked too much (429,
+    503, 529). `late`: it did not answer in time.
     """
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, overload: bool = False, late: bool = False
     ) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        meant = retry_after_s is not None and math.isfinite(retry_after_s) and 0 <= retry_after_s <= LONGEST_BELIEVED_S
+        self.retry_after_s = retry_after_s if meant else None
         self.overload = overload
         self.late = late
 
@@ -119,4 +128,14 @@ class StoreError(MeteorError):
 
 
 class BudgetReached(MeteorError):
-    """The run reached its budget and stopped, everything saved."""
+    """The run reached its budget and stopped, everything saved.
+
+    Its text is made when it is read: calls in flight are still paid for after it was raised, and belong to the sum.
+    """
+
+    def __init__(self, told: Callable[[], str] | str = "") -> None:
+        super().__init__(told)
+        self._told = told
+
+    def __str__(self) -> str:
+        return self._told if isinstance(self._told, str) else self._told()

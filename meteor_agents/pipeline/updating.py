@@ -14,7 +14,7 @@ from meteor_agents.events import TrainingNote, UpdateFinished
 from meteor_agents.pipeline.checkpoints import needed, prune
 from meteor_agents.pipeline.gate import GATE, Gate, ask_gate, judge_candidate, speaks_unlike
 from meteor_agents.pipeline.session import Session
-from meteor_agents.store.store import Round
+from meteor_agents.store.stage_records import Round
 from meteor_agents.training import Checkpoint, Trainer, TrainingJob, TrainingReport
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from meteor_agents.abilities import LoadsWeights, innermost
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Retrying, Throttled
+from meteor_agents.calls.retrying import Retrying
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
 from meteor_agents.settings.limits import Limits

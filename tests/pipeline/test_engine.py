@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Throttled
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import (
     BudgetReached,
     CredentialsError,
