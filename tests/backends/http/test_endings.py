@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meteor_agents.backends.http.endings import ending
 from meteor_agents.models import Completion, FinishReason
 from tests.backends.http.raw_server import Reply, answer_to
 
@@ -106,3 +109,11 @@ def test_a_filtered_reply_without_content_is_a_reply() -> None:
     assert chat({"role": "assistant"}, "SAFETY").finish_reason is FILTERED
     assert chat({"role": "assistant", "content": None}, "content_filter").text == ""
     assert said([], "refusal").finish_reason is REFUSED
+
+
+def test_the_table_of_endings_in_the_docs_is_true() -> None:
+    docs = (Path(__file__).resolve().parents[3] / "docs" / "backends.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (complete|cut|refused|filtered|failed|paused|unknown) \| (.*) \|$", docs, re.MULTILINE)
+    told = {(meaning, name) for meaning, names in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert len(rows) == len(FinishReason)
+    assert told == {(ending(name).name.lower(), name) for _, name in told}
