@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from meteor_agents.backends.http.waits import LONGEST_S, asked_wait_s, exhausted_s, wait_s
 from meteor_agents.errors import TransientModelError
+from tests.backends.http.chat_handlers import answering, ask, reply
 from tests.backends.http.raw_server import Reply, answer_to
 
 
@@ -121,3 +122,62 @@ def test_several_allowances_that_are_used_up_ask_for_the_longest_wait() -> None:
     assert exhausted_s(headers) == 60
     assert exhausted_s({**headers, "x-ratelimit-remaining-tokens": "12"}) == 1
     assert exhausted_s({}) == 0
+
+
+# The same, as a call sees it
+
+
+def test_retry_after_in_seconds_is_kept() -> None:
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(429, headers={"Retry-After": "2.5"}))
+    assert caught.value.retry_after_s == 2.5
+
+
+def test_retry_after_as_a_date_is_kept() -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(503, headers={"Retry-After": moment}))
+    assert caught.value.retry_after_s == pytest.approx(30, abs=3)
+
+
+def test_retry_after_as_a_date_counts_from_the_servers_own_clock() -> None:
+    there = datetime.now(UTC) + timedelta(hours=7)
+    headers = {
+        "Date": format_datetime(there, usegmt=True),
+        "Retry-After": format_datetime(there + timedelta(seconds=5)),
+    }
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(429, headers=headers))
+    assert caught.value.retry_after_s == 5
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"),
+    [("1.5", 1.5), ("20s", 20), ("6m0s", 360), ("120ms", 0.12), ("1h2m3s", 3723), ("soon", 0), ("", 0)],
+)
+def test_an_allowance_that_is_used_up_asks_for_a_pause_until_its_reset(reset: str, seconds: float) -> None:
+    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": reset}
+    assert ask(answering(json=reply(), headers=headers)).pause_s == seconds
+
+
+def test_resets_as_moments_are_understood_and_what_is_left_asks_for_none() -> None:
+    moment = datetime.now(UTC) + timedelta(seconds=30)
+    spelled = {"rfc": moment.isoformat().replace("+00:00", "Z"), "unix": str(moment.timestamp())}
+    for reset in spelled.values():
+        headers = {"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": reset}
+        assert ask(answering(json=reply(), headers=headers)).pause_s == pytest.approx(30, abs=3)
+        headers["anthropic-ratelimit-tokens-remaining"] = "12"
+        assert ask(answering(json=reply(), headers=headers)).pause_s == 0
+
+
+def test_429_without_retry_after_waits_for_the_reset_of_what_is_used_up() -> None:
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7s"}
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(429, headers=headers))
+    assert (caught.value.retry_after_s, caught.value.overload) == (7, True)
+
+
+def test_senseless_retry_after_is_ignored() -> None:
+    with pytest.raises(TransientModelError) as caught:
+        ask(answering(503, headers={"Retry-After": "soon"}))
+    assert caught.value.retry_after_s is None
