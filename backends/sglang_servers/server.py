@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from meteor_agents.backends.http.openai_compatible import QUOTED, Secrets, open_transport
+from meteor_agents.backends.http.transport import QUOTED, Secrets, open_transport
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
 
 

@@ -12,8 +12,8 @@ from meteor_agents.abilities import innermost
 from meteor_agents.assembly.config_file import dump_config
 from meteor_agents.assembly.question_sets import SET_APART, limited, open_questions, with_overlaps
 from meteor_agents.assembly.role_models import ModelOpener, check_budget, make_ready
-from meteor_agents.backends.base_model import base_checkpoint
-from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
+from meteor_agents.backends.base_model import base_checkpoint, check_chat, check_trainable
+from meteor_agents.backends.registry import open_trainer
 from meteor_agents.calls.budget import Budget
 from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.throttled import Throttled

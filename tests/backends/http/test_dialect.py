@@ -4,50 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import ssl
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
-from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError
+from meteor_agents.errors import RefusedCallError, SettingsError, TransientModelError
 from meteor_agents.method.replies import COMPARISON_SCHEMA, SCORES_SCHEMA, VERDICT_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
 from meteor_agents.settings.roles import ModelSettings
 from tests.backends.conformance.fake_server import FakeServer
-
-KEY = "sk-test-0123456789-planted"
-JUDGING = SamplingParams(temperature=0, top_p=1, max_tokens=40, json_schema=VERDICT_SCHEMA)
+from tests.backends.http.dialect_asking import JUDGING, ask, settings_of
 
 
 @pytest.fixture(params=["openai", "anthropic"])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def settings_of(backend: str, server: FakeServer, **more: Any) -> ModelSettings:
-    url = server.url + ("/v1" if backend == "openai" else "")
-    return ModelSettings.model_validate(
-        {"backend": backend, "model": "m", "base_url": url, "api_key_env": None, **more}
-    )
-
-
-def ask(
-    settings: ModelSettings, *prompts: str, sampling: SamplingParams = JUDGING, notes: list[str] | None = None
-) -> list[Completion]:
-    async def run() -> list[Completion]:
-        model = open_model("judge", settings, Surroundings(note=(notes if notes is not None else []).append))
-        try:
-            return [await model.complete([ChatMessage(role="user", content=prompt)], sampling) for prompt in prompts]
-        finally:
-            await model.aclose()
-
-    return asyncio.run(run())
 
 
 def refusing(field: str, words: str) -> Callable[[dict[str, Any]], str | None]:
@@ -201,7 +174,10 @@ def test_thinking_is_kept_apart_from_the_reply(backend: str) -> None:
     [
         ("<think>\nis it 4?\n</think>\n\nfour", "four", "is it 4?"),
         ("<think>is it", "", "is it"),
-        ("use <think> tags</think>", "use <think> tags</think>", ""),
+        ("use `<think>` tags", "use `<think>` tags", ""),
+        ("it is 4</think>four", "four", "it is 4"),
+        ("<thought>is it 4?</thought>four", "four", "is it 4?"),
+        ("<|channel|>analysis<|message|>is it 4?<|end|><|channel|>final<|message|>four", "four", "is it 4?"),
         ("<think></think>four", "four", ""),
     ],
 )
@@ -209,58 +185,6 @@ def test_thinking_in_front_of_the_reply_is_kept_apart(said: str, text: str, thou
     with FakeServer().running() as server:
         (reply,) = ask(settings_of("openai", server), f"SAY:{said}")
     assert (reply.text, reply.reasoning) == (text, thought)
-
-
-# Headers, query, keys, proxies
-
-
-def test_azures_way_of_asking() -> None:
-    with FakeServer().running() as server:
-        settings = settings_of("openai", server, query={"api-version": "2024-10-21"}, headers={"X-Team": "a b"})
-        ask(settings, "SAY:x")
-        ((path, _, headers),) = server.requests
-    assert path == "/v1/chat/completions?api-version=2024-10-21"
-    assert headers["x-team"] == "a b"
-
-
-def test_a_credential_in_the_query_is_refused() -> None:
-    with FakeServer().running() as server, pytest.raises(SettingsError, match="api-key looks like a credential"):
-        ask(settings_of("openai", server, query={"api-key": "planted"}), "SAY:x")
-
-
-def test_each_interface_has_its_own_header_for_the_key(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METEOR_TEST_KEY", KEY)
-    with FakeServer().running() as server:
-        ask(settings_of(backend, server, api_key_env="METEOR_TEST_KEY"), "SAY:x")
-        ((_, _, headers),) = server.requests
-    if backend == "openai":
-        assert headers["authorization"] == f"Bearer {KEY}"
-    else:
-        assert (headers["x-api-key"], headers["anthropic-version"]) == (KEY, "2023-06-01")
-        assert "authorization" not in headers
-
-
-def test_anthropics_key_is_looked_for_where_everyone_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    with pytest.raises(
-        SettingsError, match=r"teacher\.api_key_env: the environment variable ANTHROPIC_API_KEY is not set"
-    ):
-        open_model("teacher", ModelSettings.model_validate({"backend": "anthropic", "model": "claude-x"}))
-
-
-def test_a_proxy_of_the_environment_is_used_but_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    with FakeServer().running() as proxy, FakeServer().running() as server:
-        for name in ("HTTP_PROXY", "http_proxy"):
-            monkeypatch.setenv(name, proxy.url)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.delenv(name, raising=False)
-        assert ask(settings_of("openai", server), "SAY:direct")[0].text == "direct"
-        assert not proxy.requests
-        elsewhere = settings_of("openai", server).model_copy(update={"base_url": "http://models.example.invalid/v1"})
-        with pytest.raises(ModelError, match="404"):  # the proxy heard it, and knows no such path
-            ask(elsewhere, "SAY:x")
-        ((path, _, _),) = proxy.requests
-    assert path.startswith("http://models.example.invalid/v1/chat")
 
 
 # The Messages API
@@ -318,31 +242,3 @@ def test_sampling_without_a_schema_is_written_as_before() -> None:
     assert "json_schema" not in SamplingParams().model_dump_json()
     assert JUDGING.model_dump()["json_schema"] == VERDICT_SCHEMA
     assert hash(JUDGING) == hash(JUDGING.model_copy())
-
-
-# Certificates
-
-
-def test_a_certificate_authority_of_the_environment_is_trusted_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the program openssl to make a certificate")
-    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    with FakeServer(tls=context).running() as server:
-        settings = settings_of("openai", server).model_copy(
-            update={"base_url": server.url.replace("http://127.0.0.1", "https://localhost") + "/v1"}
-        )
-        with pytest.raises(TransientModelError, match=r"(?i)certificate"):
-            ask(settings, "SAY:x")
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        assert ask(settings, "SAY:trusted")[0].text == "trusted"
