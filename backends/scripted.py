@@ -57,7 +57,7 @@ class ScriptedModel:
         await asyncio.sleep(self._delay_s)
         return Completion(
             text=text,
-            finish_reason=FinishReason.STOP,
+            finish_reason=FinishReason.COMPLETE,
             usage=Usage(
                 input_tokens=sum(len(message.content.split()) for message in messages), output_tokens=len(text.split())
             ),

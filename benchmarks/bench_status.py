@@ -53,7 +53,7 @@ def main() -> None:
 
 async def fill(path: Path, traces: int) -> None:
     store = Store(path)
-    reply = Completion(WORDS, FinishReason.STOP, Usage(input_tokens=150, output_tokens=120), "m", "m")
+    reply = Completion(WORDS, FinishReason.COMPLETE, Usage(input_tokens=150, output_tokens=120), "m", "m")
     request = json.dumps({"messages": [{"role": "user", "content": WORDS}], "sampling": {}})
     attempt = Attempt(text=WORDS, reasoning=WORDS, answer="42", model="m", weights="m")
     for first in range(0, traces, 500):

@@ -68,9 +68,35 @@ class SamplingParams(BaseModel, frozen=True, extra="forbid"):
 
 
 class FinishReason(StrEnum):
-    STOP = "stop"
-    LENGTH = "length"
-    OTHER = "other"
+    """How a reply ended, by what it means. Only a COMPLETE reply is judged, trained on or exported.
+
+    The values are those that stores hold. Any value that is none of them reads as UNKNOWN: `FinishReason("other")`, which
+    older stores hold, is `FinishReason.UNKNOWN`. Use `complete` to ask whether a reply may be used.
+    """
+
+    COMPLETE = "stop"
+    """The model ended its reply by itself, or at a stop string of the call."""
+    CUT = "length"
+    """The reply reached its token limit, or the model's context was full."""
+    REFUSED = "refused"
+    """The model, or the provider in its name, declined to answer."""
+    FILTERED = "filtered"
+    """A content filter removed the reply or ended it."""
+    FAILED = "failed"
+    """The server gave up on the reply: an error or an abort after it had begun."""
+    PAUSED = "paused"
+    """The model stopped to wait for something, such as a tool's result; what is there is no whole reply."""
+    UNKNOWN = "unknown"
+    """The server gave a reason that is not known here. It does not count as complete."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> FinishReason:
+        return cls.UNKNOWN
+
+    @property
+    def complete(self) -> bool:
+        """Whether the reply is whole, so that it may be judged and trained on."""
+        return self is FinishReason.COMPLETE
 
 
 class Usage(BaseModel):

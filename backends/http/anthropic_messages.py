@@ -15,10 +15,10 @@ from meteor_agents.models import ChatMessage, Completion, FinishReason, Sampling
 VERSION = "2023-06-01"
 """Of the API, as the header `anthropic-version` names it."""
 FINISH_REASONS = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
+    "end_turn": FinishReason.COMPLETE,
+    "stop_sequence": FinishReason.COMPLETE,
+    "max_tokens": FinishReason.CUT,
+    "model_context_window_exceeded": FinishReason.CUT,
 }
 FIELDS = (
     OptionalField("output_config", ("output_config", "json_schema", "structured output"), schema=True),
@@ -62,7 +62,7 @@ class AnthropicModel(OpenAICompatibleModel):
         reply = self._parsed(response, _Reply)
         return Completion(
             text="".join(block.text for block in reply.content if block.type == "text"),
-            finish_reason=FINISH_REASONS.get(reply.stop_reason or "", FinishReason.OTHER),
+            finish_reason=FINISH_REASONS.get(reply.stop_reason or "", FinishReason.UNKNOWN),
             usage=Usage(input_tokens=reply.usage.read, output_tokens=reply.usage.output_tokens),
             model=self._name,
             weights=self._name,

@@ -39,7 +39,7 @@ KEEP_ALIVE_S = 15
 """How long an idle connection is kept: shorter than servers do, so that few are closed in our face."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
-FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+FINISH_REASONS = {"stop": FinishReason.COMPLETE, "length": FinishReason.CUT}
 
 
 class OpenAICompatibleModel:
@@ -203,7 +203,7 @@ class OpenAICompatibleModel:
         text, thought = apart(choice.message.content or "")
         return Completion(
             text=text,
-            finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.OTHER),
+            finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.UNKNOWN),
             usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
             model=self._name,
             weights=(reply.metadata and reply.metadata.weight_version) or self._name,

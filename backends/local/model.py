@@ -478,7 +478,7 @@ class _Worker:
         row.reply.set_result(
             Completion(
                 text=text[: min(cuts)] if cuts else text,
-                finish_reason=FinishReason.STOP if ended or cuts else FinishReason.LENGTH,
+                finish_reason=FinishReason.COMPLETE if ended or cuts else FinishReason.CUT,
                 usage=Usage(input_tokens=len(row.prompt), output_tokens=len(row.output)),
                 model=self._name,
                 weights=self.weights,
@@ -531,7 +531,7 @@ class _Worker:
             row.finished = True
             usage = Usage(input_tokens=len(row.prompt) + len(row.given), output_tokens=0)
             said = likelihood.written()
-            row.reply.set_result(Completion(said, FinishReason.STOP, usage, self._name, self.weights))
+            row.reply.set_result(Completion(said, FinishReason.COMPLETE, usage, self._name, self.weights))
 
     def _replace_weights(self, order: _NewWeights) -> None:
         if not order.done.set_running_or_notify_cancel():

@@ -103,7 +103,7 @@ class RehearsedSpeaker:
         expected.output_tokens += rehearsal.weight * said
         if self._role == "judge" and occasion.stage == REFINE:
             rehearsal.verdict_was_imagined()
-        return Completion(self._text(said, sampling), FinishReason.STOP, Usage(), self._identity, IMAGINED)
+        return Completion(self._text(said, sampling), FinishReason.COMPLETE, Usage(), self._identity, IMAGINED)
 
     def _stored(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion

@@ -165,7 +165,7 @@ def _attempt(reply: Completion) -> Attempt:
         text=reply.text,
         reasoning=parts.reasoning,
         answer=parts.answer,
-        truncated=reply.finish_reason is FinishReason.LENGTH,
+        truncated=reply.finish_reason is FinishReason.CUT,
         model=reply.model,
         weights=reply.weights,
     )
@@ -194,7 +194,7 @@ class ModelTeacher:
             "teacher_answer", domain=self._voice.domain, question=question, guideline=guideline
         )
         reply = await self._voice.speaker.complete(messages, self._voice.sampling, Occasion(stage, question.id))
-        if reply.finish_reason is FinishReason.LENGTH or not reply.text.strip():
+        if reply.finish_reason is FinishReason.CUT or not reply.text.strip():
             return None
         return Answer(text=reply.text, model=reply.model, weights=reply.weights)
 
@@ -262,7 +262,7 @@ class ModelJudge:
         for again in range(READINGS):
             reply = await self._voice.speaker.complete(messages, sampling, replace(occasion, again=again))
             parsed = parse(reply.text, reply.model)
-            if readable(parsed) or reply.finish_reason is FinishReason.LENGTH:
+            if readable(parsed) or reply.finish_reason is FinishReason.CUT:
                 break
         assert parsed is not None
         return parsed

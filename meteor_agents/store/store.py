@@ -454,7 +454,7 @@ def _reply(
 
 def _ended_within(max_tokens: int, reply: Completion, limit: int) -> bool:
     """The reply, asked for with `limit`, would have been the same with `max_tokens`."""
-    if reply.finish_reason is FinishReason.LENGTH:
+    if reply.finish_reason is FinishReason.CUT:
         return False
     said = reply.usage.output_tokens
     return limit <= max_tokens or (said is not None and said <= max_tokens)

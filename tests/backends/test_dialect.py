@@ -129,7 +129,7 @@ def test_the_limit_gets_its_newer_name_when_the_server_asks_for_it() -> None:
         server.refuse = refusing("max_tokens", words)
         first, second = ask(settings_of("openai", server), "COUNT 99", "COUNT 99", notes=notes)
         bodies = server.asked("/v1/chat/completions")
-    assert first.finish_reason is second.finish_reason is FinishReason.LENGTH
+    assert first.finish_reason is second.finish_reason is FinishReason.CUT
     assert [("max_tokens" in body, body.get("max_completion_tokens")) for body in bodies] == [
         (True, None),
         (False, 40),
@@ -283,7 +283,7 @@ def test_system_messages_and_limits_go_where_the_messages_api_wants_them() -> No
     with FakeServer().running() as server:
         reply = asyncio.run(run(settings_of("anthropic", server)))
         (body,) = server.asked("/v1/messages")
-    assert (reply.text, reply.finish_reason) == ("1 2 3 ", FinishReason.STOP)
+    assert (reply.text, reply.finish_reason) == ("1 2 3 ", FinishReason.COMPLETE)
     assert body == {
         "model": "m",
         "system": "Be brief.",

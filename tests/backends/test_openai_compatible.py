@@ -73,7 +73,7 @@ def test_request_carries_messages_sampling_and_key() -> None:
 
 def test_reply_becomes_a_completion() -> None:
     completion = ask(answering(json=reply()))
-    assert (completion.text, completion.finish_reason) == ("Hi.", FinishReason.STOP)
+    assert (completion.text, completion.finish_reason) == ("Hi.", FinishReason.COMPLETE)
     assert (completion.usage.input_tokens, completion.usage.output_tokens) == (9, 2)
     assert (completion.model, completion.weights) == ("gpt-test", "gpt-test")
 
@@ -88,7 +88,7 @@ def test_absent_usage_is_unknown(usage: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("said", "meant"),
-    [("length", FinishReason.LENGTH), ("content_filter", FinishReason.OTHER), (None, FinishReason.OTHER)],
+    [("length", FinishReason.CUT), ("content_filter", FinishReason.UNKNOWN), (None, FinishReason.UNKNOWN)],
 )
 def test_finish_reasons_are_translated(said: str | None, meant: FinishReason) -> None:
     body = reply(choices=[{"message": {"content": "x"}, "finish_reason": said}])

@@ -158,7 +158,7 @@ def test_reply_is_cut_at_its_own_token_limit(folder: Path, beams: int) -> None:
 
     replies = with_model(folder, test)
     assert [reply.usage.output_tokens for reply in replies] == [1, 5, 9]
-    assert {reply.finish_reason for reply in replies} == {FinishReason.LENGTH}
+    assert {reply.finish_reason for reply in replies} == {FinishReason.CUT}
 
 
 def test_end_of_turn_ends_a_reply_and_is_counted(folder: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_end_of_turn_ends_a_reply_and_is_counted(folder: Path, tmp_path: Path) -
     reply = with_model(ended, lambda model: ask(model, PROMPTS[1]))
     first = spoken.index(spoken[3])
     assert reply.text == tokenizer.decode(spoken[:first])
-    assert reply.finish_reason is FinishReason.STOP
+    assert reply.finish_reason is FinishReason.COMPLETE
     assert reply.usage.output_tokens == first + 1
 
 
@@ -192,7 +192,7 @@ def test_stop_string_ends_a_reply_and_is_left_out(folder: Path, beams: int) -> N
             ask(model, PROMPTS[1], plain),
         )
         assert cut.text == whole.text[: whole.text.index(stop)]
-        assert cut.finish_reason is FinishReason.STOP
+        assert cut.finish_reason is FinishReason.COMPLETE
         assert uncut == whole
         if beams == 1:
             assert (cut.usage.output_tokens or 0) < (whole.usage.output_tokens or 0)
@@ -214,7 +214,7 @@ def test_prompt_longer_than_the_context_is_refused_with_both_lengths(folder: Pat
 def test_reply_ends_where_the_context_ends(folder: Path) -> None:
     reply = with_model(folder, lambda m: ask(m, "word " * 450, SamplingParams(temperature=0, max_tokens=500)))
     assert (reply.usage.input_tokens or 0) + (reply.usage.output_tokens or 0) == 512
-    assert reply.finish_reason is FinishReason.LENGTH
+    assert reply.finish_reason is FinishReason.CUT
 
 
 def test_event_loop_stays_free_while_the_model_decodes(folder: Path) -> None:

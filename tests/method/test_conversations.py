@@ -28,7 +28,7 @@ RIGHT, WRONG = "Halve it.\nAnswer: 21", "Guess.\nAnswer: 20"
 class Speaking:
     """A scripted model as a speaker that remembers what it was asked."""
 
-    def __init__(self, replies: Sequence[str], finish: FinishReason = FinishReason.STOP) -> None:
+    def __init__(self, replies: Sequence[str], finish: FinishReason = FinishReason.COMPLETE) -> None:
         self._replies = list(replies)
         self._finish = finish
         self.asked: list[tuple[tuple[ChatMessage, ...], SamplingParams, Occasion]] = []
@@ -92,7 +92,7 @@ def test_plain_distillation_asks_the_student_nothing() -> None:
 
 
 def test_an_answer_cut_at_max_tokens_is_never_trained_on() -> None:
-    teacher = ModelTeacher(voice(Speaking(["Half of"], FinishReason.LENGTH)))
+    teacher = ModelTeacher(voice(Speaking(["Half of"], FinishReason.CUT)))
     trace = asyncio.run(conversations.distill(QUESTION, Student(voice(Speaking([]))), teacher, guideline=False))
     assert trace.outcome is Outcome.FAILED
     assert trace.answer is None
@@ -125,7 +125,7 @@ def test_after_n_wrong_tries_the_trace_is_exhausted_and_has_no_accepted_attempt(
 
 
 def test_an_attempt_cut_at_max_tokens_is_incorrect_and_tried_again_whatever_a_judge_would_say() -> None:
-    student, judge = Speaking([RIGHT] * 3, FinishReason.LENGTH), Speaking([])
+    student, judge = Speaking([RIGHT] * 3, FinishReason.CUT), Speaking([])
     trace = refined(student, ModelJudge(voice(judge)))
     assert (trace.outcome, trace.tries, trace.accepted_attempt) == (Outcome.EXHAUSTED, 3, None)
     assert [turn.verdict.status for turn in trace.turns] == [Status.INCORRECT] * 3

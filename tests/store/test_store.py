@@ -21,7 +21,7 @@ from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Round, Store, open_for_reading
 from meteor_agents.traces import Outcome, Trace
 
-REPLY = Completion("hello", FinishReason.STOP, Usage(input_tokens=3, output_tokens=2), "m", "w1")
+REPLY = Completion("hello", FinishReason.COMPLETE, Usage(input_tokens=3, output_tokens=2), "m", "w1")
 QUESTION = Question(id="q", question="What?", metadata={"tags": ["a", 1]})
 
 
@@ -76,7 +76,7 @@ def test_concurrent_writes_are_all_kept(store: Store) -> None:
 
 
 def test_unknown_usage_and_price_count_nothing_but_are_kept_as_unknown(store: Store) -> None:
-    add_call(store, reply=Completion("x", FinishReason.STOP, Usage(), "m", "w1"))
+    add_call(store, reply=Completion("x", FinishReason.COMPLETE, Usage(), "m", "w1"))
     assert (store.spent().tokens, store.spent().usd) == (0, 0)
     assert store.read("SELECT input_tokens, usd FROM calls") == [(None, None)]
 
@@ -136,7 +136,7 @@ def test_a_failing_write_is_said_and_ends_the_store(store: Store) -> None:
 
 
 def test_any_failure_of_a_write_fails_who_waits_and_who_comes_later(store: Store) -> None:
-    unencodable = Completion("\ud800", FinishReason.STOP, Usage(), "m", "w1")
+    unencodable = Completion("\ud800", FinishReason.COMPLETE, Usage(), "m", "w1")
 
     async def write() -> list[BaseException | None]:
         first = await asyncio.gather(
@@ -179,7 +179,7 @@ def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
         async def main():
             store = Store(Path(sys.argv[1]))
             for i in range(1000):
-                reply = Completion(str(i), FinishReason.STOP, Usage(), "m", "w")
+                reply = Completion(str(i), FinishReason.COMPLETE, Usage(), "m", "w")
                 await store.add_call(str(i), "student", "s", "q", 1, "{}", reply, None, 0.0, max_tokens=9)
                 if i == 50:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -132,7 +132,7 @@ def test_a_reply_that_is_cut_says_so(subject: Subject) -> None:
 
     async def work(model: ChatModel) -> None:
         reply = await model.complete(said("Count as far as you can"), GREEDY.model_copy(update={"max_tokens": 4}))
-        assert reply.finish_reason is FinishReason.LENGTH
+        assert reply.finish_reason is FinishReason.CUT
         assert reply.usage.output_tokens == 4
 
     with_model(subject, work)
@@ -148,7 +148,7 @@ def test_a_stop_string_ends_the_reply_before_it(subject: Subject) -> None:
         stop = whole[start : start + 4]
         before = whole[: whole.index(stop)]
         reply = await model.complete(said("Tell me more"), GREEDY.model_copy(update={"stop": (stop,)}))
-        assert (reply.text.strip(), reply.finish_reason) == (before.strip(), FinishReason.STOP)
+        assert (reply.text.strip(), reply.finish_reason) == (before.strip(), FinishReason.COMPLETE)
 
     with_model(subject, work)
 
@@ -197,7 +197,7 @@ def test_characters_of_every_script_survive(subject: Subject) -> None:
 def test_an_empty_reply_is_a_reply() -> None:
     async def work(model: ChatModel) -> None:
         reply = await model.complete(said("SAY:"), GREEDY)
-        assert (reply.text, reply.finish_reason) == ("", FinishReason.STOP)
+        assert (reply.text, reply.finish_reason) == ("", FinishReason.COMPLETE)
 
     for name in SERVED:
         with ExitStack() as closing:
