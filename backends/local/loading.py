@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from meteor_agents.backends.local.catalog import resolve
 from meteor_agents.backends.local.chat_template import end_of_turn_id
-from meteor_agents.backends.local.decoding.loaded_model import LoadedModel
+from meteor_agents.backends.local.decoding.loaded_model import LoadedModel, thought_marks
 from meteor_agents.backends.local.hardware import pick_device, pick_dtype
 from meteor_agents.backends.local.weights import some_names
 from meteor_agents.errors import SettingsError
@@ -53,7 +53,8 @@ def load_model(model: str | Path, device: str, dtype: str, quantization: Mapping
     if (head := module.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(_in_one_piece)
     folder = Path(source) if Path(source).is_dir() and not quantization else None
-    return LoadedModel(module, tokenizer, ends, pad, int(config.max_position_embeddings), folder)
+    context = int(config.max_position_embeddings)
+    return LoadedModel(module, tokenizer, ends, pad, context, folder, thought_marks(tokenizer))
 
 
 def _source(model: str | Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from meteor_agents.backends.local.chat_template import example_ids, prompt_ids
+from meteor_agents.backends.local.chat_template import example_ids, opened_thought, prompt_text, text_ids
 from meteor_agents.backends.local.decoding.beam_search import search_beams
 from meteor_agents.backends.local.decoding.contrastive_decoding import Contrasts
 from meteor_agents.backends.local.decoding.loaded_model import LoadedModel
@@ -82,12 +82,12 @@ class Scheduler:
 
     def _prepare(self, request: Request) -> None:
         tokenizer, context = self._loaded.tokenizer, self._loaded.context
+        asked = request.messages[:-1] if request.sampling.score else request.messages
+        text = prompt_text(tokenizer, asked)
+        request.prompt = text_ids(tokenizer, text)
+        request.thinking = bool(opened_thought(text))
         if request.sampling.score:
-            *asked, reply = request.messages
-            request.prompt = prompt_ids(tokenizer, asked)
-            request.given = example_ids(tokenizer, asked, reply.content).ids[len(request.prompt) :]
-        else:
-            request.prompt = prompt_ids(tokenizer, request.messages)
+            request.given = example_ids(tokenizer, asked, request.messages[-1].content).ids[len(request.prompt) :]
         tokens = len(request.prompt) + len(request.given)
         left = context - tokens
         if left < (not request.sampling.score):

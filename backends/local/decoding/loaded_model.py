@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from meteor_agents.thoughts import split_thoughts
 
 
 @dataclass(slots=True, frozen=True)
@@ -24,10 +27,35 @@ class LoadedModel:
     """Tokens of prompt and reply together that the model was made for."""
     folder: Path | None
     """Where the weights were read from; None for a name on the hub, and for weights that were quantised on the way."""
+    thought_marks: Mapping[int, str] = field(default_factory=dict)
+    """Special tokens that open or close a thought, and how they are written."""
 
-    def text(self, ids: list[int]) -> str:
-        """The text of these tokens, without the tokenizer's special ones."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, without the tokenizer's special ones except those that mark thoughts."""
+        pieces: list[str] = []
+        begin = 0
+        for position, token in enumerate(ids):
+            if token in self.thought_marks:
+                pieces += [self._plain(ids[begin:position]), self.thought_marks[token]]
+                begin = position + 1
+        return "".join([*pieces, self._plain(ids[begin:])])
+
+    def _plain(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def thought_marks(tokenizer: Any) -> dict[int, str]:
+    """The special tokens of a tokenizer that open or close a thought, or that name harmony's channels."""
+    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    harmony = _HARMONY if "<|channel|>" in special.values() else ()
+    return {id_: mark for id_, mark in special.items() if mark in harmony or _marks_a_thought(mark)}
+
+
+_HARMONY = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>")
+
+
+def _marks_a_thought(mark: str) -> bool:
+    return split_thoughts(f"{mark}x") == ("x", "") or split_thoughts(f"x{mark}y") == ("x", "y")
 
 
 def next_logits(

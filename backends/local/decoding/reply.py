@@ -5,6 +5,7 @@ from __future__ import annotations
 from meteor_agents.backends.local.decoding.loaded_model import LoadedModel
 from meteor_agents.backends.local.decoding.request import Request
 from meteor_agents.models import Completion, FinishReason, Likelihood, Usage
+from meteor_agents.thoughts import split_thoughts
 
 
 def has_ended(request: Request, loaded: LoadedModel) -> bool:
@@ -21,19 +22,22 @@ def _stops(request: Request, loaded: LoadedModel) -> bool:
 
 
 def completion(request: Request, loaded: LoadedModel, name: str, weights: str) -> Completion:
-    """The reply of a request that has ended. What stands from a stop string on is left out.
+    """The reply of a request that has ended, without the thoughts before it, which are its `reasoning`.
 
-    It is COMPLETE at an end token or a stop string, and CUT at `max_tokens` or where the context is full.
+    It is COMPLETE when it ended with an end token or at a stop string, which is left out with all that follows it. It is
+    CUT at `max_tokens` or where the context is full.
     """
     ended = request.output[-1] in loaded.ends
     text = loaded.text(request.output[:-1] if ended else request.output)
     cuts = [at for stop in request.sampling.stop if (at := text.find(stop)) >= 0]
+    thoughts, reply = split_thoughts(text[: min(cuts)] if cuts else text, opened=request.thinking)
     return Completion(
-        text=text[: min(cuts)] if cuts else text,
+        text=reply,
         finish_reason=FinishReason.COMPLETE if ended or cuts else FinishReason.CUT,
         usage=Usage(input_tokens=len(request.prompt), output_tokens=len(request.output)),
         model=name,
         weights=weights,
+        reasoning=thoughts,
     )
 
 
