@@ -1,4 +1,4 @@
-"""The table of models that `meteor models fetch` knows, and where fetched models are kept. Importing this imports no torch."""
+"""The table of models that `meteor models fetch` knows, and where they are kept. Importing this imports no torch."""
 
 from __future__ import annotations
 

@@ -18,11 +18,12 @@ import pytest
 from meteor_agents.backends.base_model import base_version
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
-from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
-from meteor_agents.backends.sglang_servers.model import SGLangStudent
+from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.opening import open_sglang
 from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience
+from meteor_agents.backends.sglang_servers.server_process import Served
+from meteor_agents.backends.sglang_servers.student import SGLangStudent
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 from meteor_agents.settings.settings import ModelSettings
