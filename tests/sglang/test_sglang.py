@@ -684,7 +684,7 @@ def test_a_launched_model_costs_no_money() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    ["--hos 0.0.0.0", "--ho=0.0.0.0", "--h 0.0.0.0", "--por 3", "--po=3", "--model-p x", "--mod x", "--weight_v x", "--conf f"],
+    ["--hos 0.0.0.0", "--ho=0.0.0.0", "--h 0.0.0.0", "--por 3", "--po=3", "--model-p x", "--mod x", "--weight x", "--co f"],
 )
 def test_a_shortened_flag_is_refused_as_the_whole_one_is(flags: str) -> None:
     with pytest.raises(ValueError, match=r"is set by meteor; use "):
