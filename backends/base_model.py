@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from meteor_agents.errors import SettingsError
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import REFERENCE, ModelSettings
 from meteor_agents.training import Checkpoint
 
 
@@ -43,3 +43,10 @@ def how_to_get(settings: ModelSettings) -> str:
     if settings.model in CATALOG:
         return f"fetch it first: meteor models fetch {settings.model}"
     return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
+
+
+def costs_money(settings: ModelSettings) -> bool:
+    """Whether calls may be billed: by every backend that does not certainly compute here."""
+    if settings.backend == "sglang" and "launch" in settings.options:
+        return False
+    return settings.backend not in ("transformers", "scripted", REFERENCE, "")

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import meteor_agents
+from meteor_agents import version
 from meteor_agents.backends import GOMP_SPINCOUNT
 from meteor_agents.backends.local.freed_memory import KEEP_FREED_MEMORY
 from meteor_agents.backends.training.ranks.worker import PIPE_VARIABLE
@@ -194,7 +194,7 @@ def _first_devices(visible: str, ranks: int) -> str:
 
 def _import_path() -> str:
     """The meteor_agents that runs here, then what we were told to import from."""
-    here = str(Path(meteor_agents.__file__).absolute().parent.parent)
+    here = str(Path(version.__file__).absolute().parent.parent)
     return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
 

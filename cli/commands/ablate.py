@@ -17,15 +17,16 @@ from rich.table import Table
 
 from meteor_agents.analysis.ablation import OWN, Arm, difference, rows, run_arm, variant
 from meteor_agents.assembly.config_file import read_config
-from meteor_agents.assembly.opening import SET_APART, stored_lineage
+from meteor_agents.assembly.opening import stored_lineage
+from meteor_agents.assembly.question_sets import SET_APART
 from meteor_agents.backends.base_model import base_checkpoint
 from meteor_agents.cli.commands.run import RunRequest, run_stage
 from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.evaluation.statistics import Interval
 from meteor_agents.method.conversations import REFINE
-from meteor_agents.pipeline.pipeline import Pipeline
+from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import PROFILES
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store, open_for_reading
 from meteor_agents.training import Checkpoint
@@ -47,7 +48,7 @@ def ablate(
     limit: int | None,
 ) -> None:
     """Run what is not done yet, then print the comparison. The run itself is only read."""
-    settings, base = read_config(config, overrides)
+    settings = read_config(config, overrides)
     run = run_dir or Path("runs") / settings.name
     fragments = {name: _fragment(name) for name in dict.fromkeys(profiles.split(","))}
     untrained = base_checkpoint(settings.student)
@@ -62,10 +63,10 @@ def ablate(
     for (name, seed), varied in wanted.items():
         typer.echo(f"==> profile {name}, seed {seed}")
 
-        async def work(pipeline: Pipeline, name: str = name, seed: int = seed) -> None:
-            arms.append(await run_arm(pipeline, name, seed))
+        async def work(session: Session, name: str = name, seed: int = seed) -> None:
+            arms.append(await run_arm(session, name, seed))
 
-        request = RunRequest(config, run / FOLDER, limit=limit, settings=(varied, base), work=work)
+        request = RunRequest(config, run / FOLDER, limit=limit, settings=varied, work=work)
         run_stage("self-train", request)
     (run / FOLDER / FOUND).write_bytes(ARMS.dump_json(arms, indent=1))
     print_ablation(arms, start)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meteor_agents.abilities import LoadsWeights, ModelFacts, TellsFacts, innermost
-from meteor_agents.assembly.opening import make_ready, open_role
+from meteor_agents.assembly.role_models import ModelOpener, make_ready
 from meteor_agents.backends.base_model import base_checkpoint, trains_here
 from meteor_agents.cli.commands.prompts import example_variables
 from meteor_agents.errors import ModelError, SettingsError
@@ -19,7 +19,9 @@ from meteor_agents.method.agents import ModelJudge, Voice
 from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatMessage, ChatModel, Completion, Occasion, SamplingParams
-from meteor_agents.settings.settings import EVALUATED, ModelSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 
 SAMPLE = 200
 """Questions whose prompts are rendered, to find the longest."""
@@ -82,7 +84,7 @@ async def look_at(
     once = given.model_copy(update={"limits": given.limits.model_copy(update={"retries": 0})})
     notes = _Notes()
     async with AsyncExitStack() as closing:
-        model = open_role(role, once, notes)
+        model = ModelOpener(notes).open(role, once)
         closing.push_async_callback(model.aclose)
         await make_ready(model)
         bare = innermost(model)

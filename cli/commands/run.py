@@ -9,13 +9,12 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import typer
 
-from meteor_agents.assembly.config_file import dump_config, read_config
-from meteor_agents.assembly.opening import Wanted, open_pipeline
+from meteor_agents.assembly.config_file import read_config
+from meteor_agents.assembly.opening import Opening, Plan
 from meteor_agents.calls.server import watch_queues
 from meteor_agents.calls.tally import Tally, keep_telling
 from meteor_agents.cli import event_loop
@@ -28,8 +27,8 @@ from meteor_agents.errors import StoreError
 from meteor_agents.events import Draining, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import Settings
-from meteor_agents.store.inputs import Inputs
+from meteor_agents.pipeline.session import Session
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import Conversation, Example
@@ -60,15 +59,15 @@ class RunRequest:
     fresh: bool = False
     data: Path | None = None
     """A file of the user's own rows, for `finetune`."""
-    settings: tuple[Settings, Path] | None = None
-    """In the place of the file `config`: settings, and the folder that relative paths are taken from."""
-    work: Callable[[Pipeline], Awaitable[None]] | None = None
+    settings: Settings | None = None
+    """In the place of the file `config`."""
+    work: Callable[[Session], Awaitable[None]] | None = None
     """In the place of the stage."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
     """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
-    settings, base = request.settings or read_config(request.config, request.overrides)
+    settings = request.settings or read_config(request.config, request.overrides)
     own_rows = read_own_rows(request.data) if request.data else []
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
@@ -77,7 +76,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     with directory:
         store = Store(directory.database)
         try:
-            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
+            event_loop.run(_run(stage, request, settings, directory, store, own_rows))
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
@@ -99,19 +98,15 @@ async def _run(
     stage: str,
     request: RunRequest,
     settings: Settings,
-    base: Path,
     directory: RunDirectory,
     store: Store,
     own_rows: Sequence[Example | Conversation],
 ) -> None:
-    work = request.work or STAGES[stage]
-    if own_rows:
-        work = partial(Pipeline.finetune, own_rows=own_rows)
     drain = Drain()
-    wanted = Wanted(
-        train=not request.no_train and stage not in ("distill", "evaluate"),
-        beams=stage in ("run", "self-train"),
-        evaluate=stage in ("run", "evaluate"),
+    plan = Plan(
+        trains=not request.no_train and stage not in ("distill", "evaluate"),
+        self_trains=stage in ("run", "self-train"),
+        evaluates=stage in ("run", "evaluate"),
         limit=request.limit,
     )
     tally = Tally()
@@ -119,17 +114,27 @@ async def _run(
         observer: Observer = Observers([tally, progress, log])
         with _interrupts(drain, tally, observer):
             async with AsyncExitStack() as closing:
-                pipeline = await open_pipeline(
-                    settings, base, directory, store, observer, drain, wanted, closing, tally
-                )
-                directory.config.write_text(dump_config(settings), encoding="utf-8")  # only what was not refused
-                Inputs(directory.path).keep(settings, base, pipeline.templates, pipeline.questions.heldout)
-                await announce(stage, request.limit, pipeline)
-                servers = {id(line.server): line.server for line in tally.limited.values()}
-                _collect_rarely(pipeline.window().most)
+                opening = Opening(settings, directory, store, observer, drain)
+                session = await opening.session(plan, closing)
+                for name, line in session.lines.items():
+                    tally.limited.setdefault(name.partition(" ")[0], line)  # of a panel, the first judge
+                await announce(stage, request.limit, session)
+                servers = {id(line.server): line.server for line in session.lines.values()}
+                _collect_rarely(session.window().most)
                 async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
-                    await work(pipeline)
+                    await _work(stage, request, session, own_rows)
         observer.on_event(tally.progress())
+
+
+async def _work(
+    stage: str, request: RunRequest, session: Session, own_rows: Sequence[Example | Conversation]
+) -> None:
+    if request.work is not None:
+        await request.work(session)
+    elif own_rows:
+        await Pipeline(session).finetune(own_rows)
+    else:
+        await STAGES[stage](Pipeline(session))
 
 
 def _collect_rarely(conversations: int) -> None:

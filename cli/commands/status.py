@@ -13,7 +13,7 @@ from rich.table import Table
 
 from meteor_agents.analysis.forecast import misses, stored_forecast
 from meteor_agents.analysis.status import read_status
-from meteor_agents.cli.commands.estimate import REUSABLE
+from meteor_agents.assembly.estimating import REUSABLE
 from meteor_agents.cli.tables import calls_table, print_scoreboard, status_table
 from meteor_agents.errors import UsageError
 from meteor_agents.messages import Lineage

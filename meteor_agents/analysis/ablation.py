@@ -18,8 +18,9 @@ from meteor_agents.method.strategies import BASE as CONTRAST_BASE
 from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.self_training import SelfTraining
+from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import instead
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 
@@ -87,18 +88,19 @@ def variant(
         decoding = stage.get(side)
         if isinstance(decoding, Mapping) and decoding.get("contrast") == CONTRAST_BASE:
             stage[side] = {**decoding, "contrast": str(untrained)}
-    return Settings.model_validate({**content, "self_train": stage})
+    return Settings.model_validate({**content, "self_train": stage}).based_in(settings.base)
 
 
-async def run_arm(pipeline: Pipeline, profile: str, seed: int) -> Arm:
-    """Stage 3 and its measurement, from the pipeline's own student."""
-    pipeline.lineage = {BASE: pipeline.base}
+async def run_arm(session: Session, profile: str, seed: int) -> Arm:
+    """Stage 3 and its measurement, from the session's own student."""
+    pipeline = Pipeline(session)
+    session.lineage = {BASE: session.base}
     await pipeline.evaluate(only=[BASE])
-    training = SelfTraining(pipeline)
-    await pipeline.arrived(SELF_TRAIN, await training.train(pipeline.base))
+    training = SelfTraining(session)
+    await session.arrived(SELF_TRAIN, await training.train(session.base))
     await pipeline.evaluate(only=[SELF_TRAIN])
-    ended = pipeline.lineage[SELF_TRAIN]
-    kept, asked, flops = _decoded(pipeline, training)
+    ended = session.lineage[SELF_TRAIN]
+    kept, asked, flops = _decoded(session, training)
     return Arm(
         profile=profile,
         seed=seed,
@@ -106,8 +108,8 @@ async def run_arm(pipeline: Pipeline, profile: str, seed: int) -> Arm:
         pairs=kept,
         questions=asked,
         flops=flops,
-        start=_scores(pipeline, pipeline.base),
-        end=_scores(pipeline, ended),
+        start=_scores(session, session.base),
+        end=_scores(session, ended),
     )
 
 
@@ -146,15 +148,15 @@ def _gain(arm: Arm, heldout: str) -> float:
 
 
 def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
-    """Of the questions that every seed has a score for, the mean over the seeds."""
+    """Each question's mean over the seeds, for questions that every seed has a score for."""
     first, *others = seeds
     common = [id_ for id_ in first if all(id_ in scores for scores in others)]
     return {id_: math.fsum(scores[id_] for scores in seeds) / len(seeds) for id_ in common}
 
 
-def _decoded(pipeline: Pipeline, training: SelfTraining) -> tuple[int, int, float | None]:
+def _decoded(session: Session, training: SelfTraining) -> tuple[int, int, float | None]:
     """Pairs, questions and estimated FLOPs over all turns."""
-    traces = [trace for turn in training.held for trace in pipeline.store.traces(*turn)]
+    traces = [trace for turn in training.held for trace in session.store.traces(*turn)]
     kept = sum(trace.outcome is Outcome.ACCEPTED for trace in traces)
     lineages = [trace.lineage for trace in traces if trace.lineage is not None]
     flops = [side.flops for lineage in lineages for side in (lineage.low, lineage.high)]
@@ -162,11 +164,11 @@ def _decoded(pipeline: Pipeline, training: SelfTraining) -> tuple[int, int, floa
     return kept, len(traces), math.fsum(known) if len(known) == len(flops) else None
 
 
-def _scores(pipeline: Pipeline, checkpoint: Checkpoint) -> dict[str, dict[str, float]]:
-    recipe = pipeline.recipes.evaluate()
+def _scores(session: Session, checkpoint: Checkpoint) -> dict[str, dict[str, float]]:
+    recipe = session.recipes.evaluate()
     found: dict[str, dict[str, float]] = {}
-    for heldout in pipeline.questions.heldout:
-        results = pipeline.store.scores(checkpoint.version, heldout, recipe)
+    for heldout in session.questions.heldout:
+        results = session.store.scores(checkpoint.version, heldout, recipe)
         scored = {id_: _score(RESULT.validate_json(result)) for id_, result in results.items()}
         found[heldout] = {id_: score for id_, score in scored.items() if score is not None}
     return found

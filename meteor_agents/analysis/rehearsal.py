@@ -1,15 +1,14 @@
-"""Conversations held without asking anyone: stored replies are used, the others are imagined and counted.
+"""Speakers for an estimate: a stored reply is used, any other reply is imagined and counted as a call.
 
-The method's own code runs, with the run's own templates, so that an estimate cannot differ from what a run will do.
+The method's own code runs with the run's own templates, so an estimate cannot differ from what a run will ask.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from meteor_agents.calls.keys import call_key
 from meteor_agents.messages import Attempt, Question, Status, Verdict
@@ -17,10 +16,11 @@ from meteor_agents.method.agents import Judge
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
+from meteor_agents.pipeline.cast import RoleModel
 from meteor_agents.store.store import Records
 
 IMAGINED = "imagined"
-"""The weights version of what no one has said."""
+"""The weights version of an imagined reply."""
 CHARACTERS_PER_WORD = 5
 
 VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
@@ -39,7 +39,7 @@ class Expected:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """One conversation after another; `likelihood` is how likely the present one gets as far as this."""
+    """The state of a rehearsal, which holds one conversation after another."""
 
     records: Records
     wrong_share: float
@@ -51,16 +51,19 @@ class Rehearsal:
     scale: float = 1.0
     """Conversations that the present one stands for."""
     likelihood: float = 1.0
+    """How likely the present conversation gets as far as this."""
 
     def begin(self, scale: float) -> None:
+        """Begin a conversation that stands for `scale` conversations."""
         self.scale, self.likelihood = scale, 1.0
 
     @property
     def weight(self) -> float:
+        """How many calls the next call counts as."""
         return self.scale * self.likelihood
 
     def verdict_was_imagined(self) -> None:
-        """It is taken as incorrect, so that the rest is rehearsed, as often as that happens."""
+        """Continue as if it were "incorrect", so that the rest is rehearsed, weighted by how often that happens."""
         self.likelihood *= self.wrong_share
 
 
@@ -73,17 +76,15 @@ class RehearsedSpeaker:
 
     def __init__(
         self,
-        role: str,
-        identity: str,
-        options: Mapping[str, Any],
+        model: RoleModel,
         rehearsal: Rehearsal,
         expected: Expected,
         tokens: Callable[[str], float],
         reply_tokens: Callable[[str, int], float],
     ) -> None:
-        self._role = role
-        self._identity = identity
-        self._options = options
+        self._role = model.role
+        self._identity = model.settings.identity
+        self._options = model.settings.deciding_options
         self._rehearsal = rehearsal
         self._expected = expected
         self._tokens = tokens
@@ -93,6 +94,7 @@ class RehearsedSpeaker:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        """The stored reply, or an imagined one, which is counted as a call."""
         rehearsal, expected = self._rehearsal, self._expected
         if (stored := self._stored(messages, sampling, occasion)) is not None:
             expected.reused += rehearsal.weight
@@ -146,6 +148,7 @@ class RehearsedVerifier:
         self._rehearsal = rehearsal
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """The verifier's verdict on a real attempt, an imagined one on an imagined attempt."""
         if attempt.weights != IMAGINED:
             return await self._judge.evaluate(question, attempt, stage=stage, tries=tries)
         if stage == REFINE:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Verdict
 from meteor_agents.method.replies import join_answer
-
-NAME = "reference"
+from meteor_agents.settings.roles import REFERENCE
 
 
 class ReferenceTeacher:
@@ -15,8 +14,8 @@ class ReferenceTeacher:
         """None for a question without a reference."""
         if question.reference is None:
             return None
-        return Answer(text=join_answer(question.reasoning, question.reference), model=NAME, weights=NAME)
+        return Answer(text=join_answer(question.reasoning, question.reference), model=REFERENCE, weights=REFERENCE)
 
     async def guide(self, question: Question, attempt: Attempt, verdict: Verdict, *, stage: str, tries: int) -> Guide:
         """The worked reasoning as the hint; the judge's own guide where the data has none."""
-        return Guide(explanation=verdict.explanation, guide=question.reasoning or verdict.guide, model=NAME)
+        return Guide(explanation=verdict.explanation, guide=question.reasoning or verdict.guide, model=REFERENCE)

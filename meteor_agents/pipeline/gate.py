@@ -1,13 +1,17 @@
-"""The gate: whether a newly trained student may take the place of the one it would replace."""
+"""The gate: whether a newly trained student may replace the student in force."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meteor_agents.evaluation.grading import Result
+from meteor_agents.evaluation.grading import Result, examine, fingerprint
 from meteor_agents.evaluation.statistics import sign_test
-from meteor_agents.messages import Status
+from meteor_agents.messages import Question, Status
+from meteor_agents.pipeline.engine import Drain, each
+from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stage_calls import greedy
 
 GATE = "gate"
 """The stage of the gate's calls."""
@@ -26,19 +30,35 @@ SPEAKING_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-"""Of a checkpoint: what decides a prompt's bytes, its tokens, and the tokens that end a reply."""
+"""Files of a checkpoint that decide a prompt's bytes, its tokens, and the tokens that end a reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a new student takes the old one's place, and why."""
+    """Whether a new student replaces the old one, and why."""
 
     promoted: bool
     reason: str
 
 
+async def ask_gate(session: Session) -> dict[str, Result]:
+    """What the served student answers to the gate's questions, by id; judged only where a judgement costs nothing."""
+    cast, sampling = session.cast, greedy(session.settings)
+    results: dict[str, Result] = {}
+
+    async def asked(question: Question) -> None:
+        if cast.judge.free:
+            results[question.id] = await examine(question, cast.student, cast.judge, sampling=sampling, stage=GATE)
+        else:
+            attempt = await cast.student.attempt(question, stage=GATE, sampling=sampling)
+            results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
+
+    await each(session.questions.gate, asked, window=session.window(), drain=Drain(), stage=GATE)
+    return results
+
+
 def speaks_unlike(start: Path, candidate: Path) -> str | None:
-    """Which file would have the candidate read prompts or end replies otherwise than it was trained; None: none."""
+    """The file that makes the candidate read prompts or end replies differently than in training, in words; or None."""
     for name in SPEAKING_FILES:
         trained, served = ((folder / name) for folder in (start, candidate))
         if trained.exists() != served.exists() or (trained.exists() and trained.read_bytes() != served.read_bytes()):
@@ -46,8 +66,8 @@ def speaks_unlike(start: Path, candidate: Path) -> str | None:
     return None
 
 
-def judge_candidate(before: dict[str, Result], after: dict[str, Result], *, free: bool) -> Gate:
-    """Compare the candidate with the student it would replace, question by question."""
+def judge_candidate(before: Mapping[str, Result], after: Mapping[str, Result], *, free: bool) -> Gate:
+    """Compare the candidate with the student that it would replace, question by question (one-sided sign test)."""
     if not before:
         return Gate(True, "loads; no gate questions")
     n = len(before)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from meteor_agents.errors import ModelError
 from meteor_agents.evaluation.comparison import Compared, compare, summarise_comparison
 from meteor_agents.evaluation.differences import Difference, differences
 from meteor_agents.evaluation.grading import (
@@ -28,18 +26,16 @@ from meteor_agents.evaluation.grading import (
 )
 from meteor_agents.evaluation.human_labels import Agreement, Label, agreement
 from meteor_agents.evaluation.judge_reliability import Trust, by_checkpoint, length_effect, panel_agreements, repeats
-from meteor_agents.events import EvaluationFinished, Note, QuestionFinished, StageFinished, StageStarted
+from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFinished, StageStarted
 from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import Judge, Student
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
-from meteor_agents.pipeline.engine import Drain, Window, converse
-from meteor_agents.settings.settings import decoding
-from meteor_agents.traces import Outcome, Trace
-
-if TYPE_CHECKING:
-    from meteor_agents.pipeline.pipeline import Pipeline
-    from meteor_agents.training import Checkpoint
+from meteor_agents.pipeline.cast import related_models
+from meteor_agents.pipeline.engine import each
+from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stage_calls import greedy
+from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
 """The store's names for the other models that were evaluated, and for what was found in both sets of questions."""
@@ -52,62 +48,38 @@ def is_held_out_set(name: str) -> bool:
     return PAIRWISE not in name and not name.endswith((DIFFERENCES, TRUST))
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """Another model that answers the held-out questions: an API's, a server's, a folder's."""
-
-    name: str
-    version: str
-    """Its name in the store: another one when anything that decides its replies has changed."""
-    student: Student
-    sampling: SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluators:
-    """Who evaluates, and who is evaluated besides the run's own checkpoints."""
-
-    panel: Panel
-    rivals: Sequence[Rival] = ()
-    labels: Sequence[Label] = ()
-    """What people found."""
-    kinships: tuple[str, ...] = field(default=())
-    """Warnings (`families.kinships`)."""
-
-
 class Measurement:
     """The evaluation of one run."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._store = pipeline.store
-        self._recipe = pipeline.recipes.evaluate()
-        name = pipeline.settings.judge.identity
-        self._evaluators = pipeline.evaluators or Evaluators(Panel.of(pipeline.cast.judge, name))
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._store = session.store
+        self._recipe = session.recipes.evaluate()
+        self._panel = session.cast.panel
+        self._rivals = session.cast.rivals
 
     async def checkpoints(self, labels: Sequence[str]) -> None:
         """Score these checkpoints of the lineage on every held-out set."""
-        pipeline = self._pipeline
-        greedy = decoding("greedy", pipeline.settings.student.sampling)
+        session, sampling = self._session, greedy(self._session.settings)
         for label in labels:
-            checkpoint = pipeline.lineage[label]
+            checkpoint = session.lineage[label]
 
             async def served(checkpoint: Checkpoint = checkpoint) -> None:
-                await pipeline.serve(checkpoint)
+                await session.student.serve(checkpoint)
 
-            for heldout in pipeline.questions.heldout:
-                await self._examine(label, checkpoint.version, heldout, pipeline.cast.student, greedy, served)
+            for heldout in session.questions.heldout:
+                await self._examine(label, checkpoint.version, heldout, session.cast.student, sampling, served)
 
     async def conclude(self) -> None:
         """What can be said once all checkpoints are scored: rivals, differences, pairwise shares, trust."""
-        pipeline, rivals = self._pipeline, self._evaluators.rivals
+        session, rivals = self._session, self._rivals
         for rival in rivals:
-            for heldout in pipeline.questions.heldout:
+            for heldout in session.questions.heldout:
                 await self._examine(rival.name, rival.version, heldout, rival.student, rival.sampling, _nothing)
         await self._store.set_meta(RIVALS, {rival.name: rival.version for rival in rivals})
-        for warning in self._evaluators.kinships:
-            pipeline.observer.on_event(Note(f"warning: {warning}"))
-        for heldout in pipeline.questions.heldout:
+        for warning in related_models(session.settings):
+            session.note(f"warning: {warning}")
+        for heldout in session.questions.heldout:
             results = {label: self._results(version, heldout) for label, version in self._versions()}
             await self._tell_apart(heldout, results)
             await self._compare(heldout, results)
@@ -116,16 +88,16 @@ class Measurement:
     def _versions(self) -> Iterator[tuple[str, str]]:
         """Label and version of the lineage, each version once, in order; then of the rivals."""
         seen: set[str] = set()
-        for label, checkpoint in self._pipeline.lineage.items():
+        for label, checkpoint in self._session.lineage.items():
             if checkpoint.version not in seen:
                 seen.add(checkpoint.version)
                 yield label, checkpoint.version
-        yield from ((rival.name, rival.version) for rival in self._evaluators.rivals)
+        yield from ((rival.name, rival.version) for rival in self._rivals)
 
     def _results(self, version: str, heldout: str) -> dict[str, Result]:
         """By question id, in the questions' order; those of questions that were edited since are left out."""
         stored = self._store.scores(version, heldout, self._recipe)
-        questions = self._pipeline.questions.heldout[heldout]
+        questions = self._session.questions.heldout[heldout]
         results = {q.id: RESULT.validate_json(stored[q.id]) for q in questions if q.id in stored}
         return {q.id: results[q.id] for q in questions if q.id in results and results[q.id].asked == fingerprint(q)}
 
@@ -140,34 +112,34 @@ class Measurement:
         sampling: SamplingParams,
         begin: Callable[[], Awaitable[None]],
     ) -> None:
-        pipeline, questions = self._pipeline, self._pipeline.questions.heldout[heldout]
+        session, questions = self._session, self._session.questions.heldout[heldout]
         stage = f"evaluate {label}: {heldout}"
         results = self._results(version, heldout)
         owed = [q for q in questions if not is_scored(results.get(q.id), q)]
 
         async def examined(question: Question) -> None:
-            result = await examine(question, student, self._evaluators.panel, sampling=sampling)
+            result = await examine(question, student, self._panel, sampling=sampling)
             results[question.id] = result
             await self._store.add_score(version, heldout, self._recipe, question.id, RESULT.dump_json(result).decode())
-            pipeline.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
+            session.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
 
         started = time.monotonic()
-        pipeline.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
+        session.observer.on_event(StageStarted(stage, len(questions), len(questions) - len(owed)))
         if owed:
             await begin()
             await self._each(owed, examined, stage)
-        overlaps = pipeline.questions.overlaps
+        overlaps = session.questions.overlaps
         near = overlaps.sets[heldout].ids if overlaps else ()
         metrics = summarise(results, asked=len(questions), near_training=near)
         await self._store.add_evaluation(version, heldout, self._recipe, label, metrics.model_dump(mode="json"))
-        pipeline.observer.on_event(StageFinished(stage, time.monotonic() - started, metrics.headline()))
-        pipeline.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
+        session.observer.on_event(StageFinished(stage, time.monotonic() - started, metrics.headline()))
+        session.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
 
     # models against one another --------------------------------------------------------------------------------------
 
     def _pairs(self, labels: Sequence[str]) -> list[tuple[str, str]]:
         """Each stage against the one before, the last against the first, and against every rival."""
-        rivals = [rival.name for rival in self._evaluators.rivals]
+        rivals = [rival.name for rival in self._rivals]
         own = [label for label in labels if label not in rivals]
         ends = [(own[0], own[-1])] if len(own) > 1 else []
         against = [(rival, own[-1]) for rival in rivals if own]
@@ -183,15 +155,15 @@ class Measurement:
 
     async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, Result]]) -> None:
         """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion."""
-        judges = self._evaluators.panel.judges
+        judges = self._panel.judges
         labels = list(results)
-        if not judges or not self._pipeline.settings.evaluate.pairwise:
+        if not judges or not self._session.settings.evaluate.pairwise:
             return
-        own = [label for label in labels if label in self._pipeline.lineage]
-        others = [*(own[:1] if len(own) > 1 else []), *(rival.name for rival in self._evaluators.rivals)]
+        own = [label for label in labels if label in self._session.lineage]
+        others = [*(own[:1] if len(own) > 1 else []), *(rival.name for rival in self._rivals)]
         for before in others:
             without, with_ = results[before], results[own[-1]]
-            both = [q for q in self._pipeline.questions.heldout[heldout] if q.id in without and q.id in with_]
+            both = [q for q in self._session.questions.heldout[heldout] if q.id in without and q.id in with_]
             found: dict[str, Compared] = {}
 
             async def compared(
@@ -210,12 +182,12 @@ class Measurement:
     # trust -----------------------------------------------------------------------------------------------------------
 
     async def _trust(self, heldout: str, results: Mapping[str, Mapping[str, Result]]) -> None:
-        last = next((results[label] for label in reversed(list(results)) if label in self._pipeline.lineage), {})
+        last = next((results[label] for label in reversed(list(results)) if label in self._session.lineage), {})
         everyone = by_checkpoint(results)
-        sample = [q for q in self._pipeline.questions.heldout[heldout] if q.id in last and last[q.id].scores]
-        sample = sample[: self._pipeline.settings.evaluate.repeat]
+        sample = [q for q in self._session.questions.heldout[heldout] if q.id in last and last[q.id].scores]
+        sample = sample[: self._session.settings.evaluate.repeat]
         again: dict[str, Result] = {}
-        judges_only = Panel(judges=self._evaluators.panel.judges)
+        judges_only = Panel(judges=self._panel.judges)
 
         async def asked_again(question: Question) -> None:
             again[question.id] = await grade(question, last[question.id].attempt, judges_only, asking=2)
@@ -227,18 +199,18 @@ class Measurement:
             panel=panel_agreements(everyone),
             length=length_effect(everyone),
             human=tuple(await self._agreements(heldout, last)),
-            kinships=self._evaluators.kinships,
+            kinships=related_models(self._session.settings),
         )
         await self._keep(heldout + TRUST, "trust", trust.model_dump(mode="json"))
 
     async def _agreements(self, heldout: str, last: Mapping[str, Result]) -> list[Agreement]:
         """Every judge on what people have labelled of this held-out set."""
-        questions = {q.id: q for q in self._pipeline.questions.heldout[heldout]}
-        labels = [label for label in self._evaluators.labels if label.id in questions]
+        questions = {q.id: q for q in self._session.questions.heldout[heldout]}
+        labels = [label for label in self._session.labels if label.id in questions]
         replied = {id_: result.attempt for id_, result in last.items()}
         known = [(label, labelled(label, replied.get(label.id))) for label in labels]
         pairs = [(label, attempt) for label, attempt in known if attempt is not None]
-        panel = self._evaluators.panel
+        panel = self._panel
         judges: dict[str, Judge] = dict(panel.judges)
         if panel.verifier is not None:
             judges["verifier"] = panel.verifier
@@ -266,14 +238,14 @@ class Measurement:
 
     async def _keep(self, name: str, label: str, content: dict[str, Any]) -> None:
         """Under the last checkpoint, beside its figures."""
-        version = self._pipeline.latest(before=None).version
+        version = self._session.latest().version
         await self._store.add_evaluation(version, name, self._recipe, label, content)
 
     async def _each(
         self, questions: Sequence[Question], work: Callable[[Question], Awaitable[None]], stage: str
     ) -> None:
-        pipeline = self._pipeline
-        await each(questions, work, window=pipeline.window(), drain=pipeline.drain, stage=stage)
+        session = self._session
+        await each(questions, work, window=session.window(), drain=session.drain, stage=stage)
 
 
 async def _nothing() -> None:
@@ -291,32 +263,8 @@ def labelled(label: Label, last: Attempt | None) -> Attempt | None:
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: Label) -> str | float | None:
-    """Of the kind of the label; None is the judge's error."""
+    """A judge's finding, of the same kind as the label: a status or a score. None where the judge failed."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall
     status = (await judge.evaluate(question, attempt, stage=EVALUATE)).status
     return None if status is Status.ERROR else status.value
-
-
-async def each(
-    questions: Sequence[Question],
-    work: Callable[[Question], Awaitable[None]],
-    *,
-    window: Window,
-    drain: Drain,
-    stage: str,
-) -> None:
-    """`work` on every question through the engine. Raises `ModelError` when it failed for all of them."""
-    failures: list[str] = []
-
-    async def conversation(question: Question) -> Trace:
-        await work(question)
-        return Trace(stage=stage, question=question, messages=(), outcome=Outcome.ACCEPTED)
-
-    async def count(trace: Trace) -> None:
-        if trace.error is not None:
-            failures.append(trace.error)
-
-    await converse(questions, conversation, count, stage=stage, window=window, drain=drain)
-    if len(failures) == len(questions) and failures:
-        raise ModelError(failures[0])

@@ -164,9 +164,13 @@ class Records:
         )
         return ((question_id, Outcome(outcome)) for question_id, outcome in rows)
 
-    def owed(self, stage: str, recipe: str, questions: QuestionPool) -> QuestionPool:
-        """Questions that have no settled trace as they read now. A failed one is settled once its stage is done."""
-        finished = self.finished_stage(stage, recipe) is not None
+    def owed(self, stage: str, recipe: str, questions: QuestionPool, *, retry_failed: bool = True) -> QuestionPool:
+        """Questions that have no settled trace as they read now.
+
+        A failed trace is not settled, so that its question is asked again. Without `retry_failed` it is settled once its
+        stage is done.
+        """
+        finished = not retry_failed and self.finished_stage(stage, recipe) is not None
         rows = self.each(
             "SELECT question_id, question FROM traces WHERE stage = ? AND recipe = ? AND (? OR outcome <> ?)",
             stage, recipe, finished, Outcome.FAILED.value,

@@ -20,6 +20,7 @@ KNOWN = ("exact", "numeric", "choice", "sql")
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """Finds whether an answer is correct, without a model."""
 

@@ -11,29 +11,35 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.analysis.estimate import Estimate, Given, estimate
+from meteor_agents.analysis.estimate import estimate
+from meteor_agents.analysis.figures import Estimate
+from meteor_agents.analysis.rehearsed_run import Given
+from meteor_agents.assembly.opening import open_templates, stored_lineage
 from meteor_agents.backends.local.token_counting import local_counter
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.recorded import Price
 from meteor_agents.models import ChatMessage, SamplingParams, TokenCounter
+from meteor_agents.pipeline.cast import FreeJudges
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import StudentSettings
+from meteor_agents.pipeline.session import Session
+from meteor_agents.settings.roles import StudentSettings
+from meteor_agents.training import Checkpoint
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 
 FREE = Price(0, 0)
 
 
 def given(pipeline: Pipeline, **more: Any) -> Given:
+    session = pipeline.session
     fields: dict[str, Any] = {
-        "settings": pipeline.settings,
-        "questions": pipeline.questions,
-        "templates": pipeline.templates,
-        "records": pipeline.store,
-        "base": pipeline.base,
-        "lineage": pipeline.lineage,
-        "trains": pipeline.trainer is not None,
-        "teacher": pipeline.cast.teacher,
-        "judge": pipeline.cast.judge if pipeline.cast.judge.free else None,
+        "settings": session.settings,
+        "questions": session.questions,
+        "templates": open_templates(session.settings.prompts.dir),
+        "records": session.store,
+        "base": session.base,
+        "lineage": session.lineage,
+        "trains": session.trainer is not None,
+        "free": FreeJudges(session.cast.judge if session.cast.judge.free else None),
         "prices": dict.fromkeys(("student", "teacher", "judge"), FREE),
         "counters": {},
     }
@@ -45,17 +51,15 @@ def estimated(run: Run, command: str = "run", **more: Any) -> Estimate:
     found: list[Estimate] = []
 
     async def stage(pipeline: Pipeline) -> None:
-        pipeline.lineage = run_lineage(pipeline)
+        pipeline.session.lineage = run_lineage(pipeline.session)
         found.append(await estimate(command, given(pipeline, **more)))
 
     run(stage)
     return found[0]
 
 
-def run_lineage(pipeline: Pipeline) -> dict[str, Any]:
-    from meteor_agents.assembly.opening import stored_lineage
-
-    return stored_lineage(pipeline.store, pipeline.base, pipeline.checkpoints)
+def run_lineage(session: Session) -> dict[str, Checkpoint]:
+    return stored_lineage(session.store, session.base, session.folder)
 
 
 def named(**more: Any) -> dict[str, Any]:

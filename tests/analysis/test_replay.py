@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from meteor_agents import prompts
-from meteor_agents.analysis.replay import Held, Replay, ReplayedSpeaker
+from meteor_agents.analysis.replay import Held, Replay, ReplaySession
+from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.evaluation.grading import Panel
 from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.pipeline.cast import Cast, RoleModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.store.store import open_for_reading
 from meteor_agents.verifiers import open_verifier
@@ -190,15 +192,15 @@ def replayed(run: Run) -> list[Held]:
     settings = run.settings
     templates = Templates(Path(prompts.__file__).parent)
     with closing(open_for_reading(run.folder / "run.db")) as records:
-        speaker = ReplayedSpeaker("student", settings.student, records)
+        speaker = ReplayedSpeaker(RoleModel("student", "student", settings.student), records)
         student = Student(Voice(speaker, templates, settings.domain, settings.student.sampling))
         judge: Judge = VerifierJudge(open_verifier("numeric", {}, Path()))
         if run.judge_model is not None:
-            judging = ReplayedSpeaker("judge", settings.judge, records)
+            judging = ReplayedSpeaker(RoleModel("judge", "judge", settings.judge), records)
             judge = ModelJudge(Voice(judging, templates, settings.domain, settings.judge.sampling))
-        panel = Panel.of(judge, settings.judge.identity)
+        cast = Cast(student, ReferenceTeacher(), judge, Panel.of(judge, settings.judge.identity))
         heldout = {"held out": {question.id: question for question in questions(200, 230)}}
-        again = Replay(settings, records, student, ReferenceTeacher(), judge, speaker, panel, heldout, BASE)
+        again = Replay(ReplaySession(settings, records, cast, speaker, heldout, BASE))
 
         async def everything() -> list[Held]:
             return [*[await again.hold(trace) for trace in records.current_traces()], *await again.evaluations()]

@@ -10,17 +10,13 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.backends.registry import (
-    backend_names,
-    check_trainable,
-    costs_money,
-    open_model,
-    open_trainer,
-)
+from meteor_agents.backends.base_model import costs_money
+from meteor_agents.backends.registry import backend_names, check_trainable, open_model, open_trainer
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.settings.settings import ModelSettings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import ModelSettings
 
 SERVER = {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 

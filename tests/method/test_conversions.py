@@ -231,9 +231,10 @@ def test_replay_without_stage_one_says_what_to_run(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", learner, FolderTrainer(), refine={"update_every": 1, "questions": 3, "replay": 1.0})
 
     async def with_trained_student(pipeline: Pipeline) -> None:
-        folder = pipeline.checkpoints / "finetune-x"
+        session = pipeline.session
+        folder = session.folder / "finetune-x"
         await asyncio.to_thread(folder.mkdir)
-        pipeline.lineage["finetune"] = pipeline.base.model_copy(update={"version": "finetune-x", "path": folder})
+        session.lineage["finetune"] = session.base.model_copy(update={"version": "finetune-x", "path": folder})
         await pipeline.refine()
 
     with pytest.raises(UsageError, match="replay repeats examples of stage 1"):
@@ -263,7 +264,7 @@ def test_losses_parameters_come_from_the_settings_or_are_the_losss_own() -> None
 
 def test_student_whose_template_rewrites_chats_is_refused_before_the_run(tokenizer: Any, tmp_path: Path) -> None:
     from meteor_agents.backends.registry import check_chat
-    from meteor_agents.settings.settings import StudentSettings
+    from meteor_agents.settings.roles import StudentSettings
 
     tokenizer.save_pretrained(tmp_path / "keeps")
     rewriting(tokenizer).save_pretrained(tmp_path / "rewrites")

@@ -28,7 +28,9 @@ from meteor_agents.method.strategies import check_strategies, described, open_st
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.text_similarity import likeness, medoid
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
-from meteor_agents.settings.settings import Decoding, Settings, load_settings
+from meteor_agents.settings.decoding import Decoding
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier

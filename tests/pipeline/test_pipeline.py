@@ -21,16 +21,22 @@ from meteor_agents.calls.recorded import Budget, RecordedModel
 from meteor_agents.cli.tables import status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
+from meteor_agents.evaluation.grading import Panel
 from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
 from meteor_agents.method.agents import ModelJudge, Student, VerifierJudge, Voice
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatMessage, SamplingParams
+from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import prune
 from meteor_agents.pipeline.engine import Drain
-from meteor_agents.pipeline.pipeline import Cast, Pipeline, QuestionSets
-from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.pipeline.pipeline import Pipeline
+from meteor_agents.pipeline.recipes import Recipes
+from meteor_agents.pipeline.served_student import ServedStudent
+from meteor_agents.pipeline.session import QuestionSets, Session
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import Store, open_for_reading
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint, Example, PreferencePair, TrainingJob, TrainingReport
@@ -164,25 +170,24 @@ class Run:
             ),
             ReferenceTeacher(),
             judge,
-            student,
-            model,
+            Panel.of(judge, given.judge.identity),
         )
-        pipeline = Pipeline(
+        session = Session(
             settings=given,
             questions=QuestionSets(
                 QuestionPool.of(questions(0, 40)), questions(100, 112), {"held out": questions(200, 230)}
             ),
             cast=cast,
-            templates=templates,
+            student=ServedStudent(student, model, self.base),
+            recipes=Recipes(given, templates.hashes()),
             store=store,
             trainer=self.trainer,
-            checkpoints=self.folder / "checkpoints",
+            folder=self.folder / "checkpoints",
             observer=observer,
             drain=self.drain,
-            base=self.base,
             lineage={"base": self.base},
         )
-        await stage(pipeline)
+        await stage(Pipeline(session))
 
 
 @pytest.fixture

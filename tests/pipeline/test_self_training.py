@@ -19,7 +19,7 @@ from meteor_agents.messages import Dropped, Lineage
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.models import ChatMessage, Likelihood, SamplingParams
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import JudgeSettings
+from meteor_agents.settings.roles import JudgeSettings
 from meteor_agents.store.store import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import PreferencePair
@@ -133,7 +133,7 @@ def test_another_number_of_samples_asks_for_the_missing_ones_only(tmp_path: Path
 
 
 async def untrained(pipeline: Pipeline) -> None:
-    pipeline.trainer = None
+    pipeline.session.trainer = None
     await pipeline.self_train()
 
 
@@ -160,7 +160,7 @@ def test_a_turn_that_makes_the_student_worse_is_taken_back(tmp_path: Path) -> No
 
     async def train(pipeline: Pipeline) -> None:
         await pipeline.self_train()
-        arrived.append(pipeline.lineage["self-train"].version)
+        arrived.append(pipeline.session.lineage["self-train"].version)
 
     status = run(train)
     assert [r["promoted"] for r in status["rounds"]] == [True], "one question fewer is inside the gate's noise"
@@ -185,7 +185,7 @@ def test_an_estimate_counts_every_sample(tmp_path: Path, high: dict[str, Any], c
     told: list[int] = []
 
     async def foretell(pipeline: Pipeline) -> None:
-        pipeline.trainer = None
+        pipeline.session.trainer = None
         told.append((await estimate("self-train", given(pipeline))).roles["student"].calls)
 
     run_of(tmp_path, learner, high=high)(foretell)
@@ -207,7 +207,7 @@ def test_a_model_judge_that_ranks_samples_is_foretold_too(tmp_path: Path) -> Non
     told: list[int] = []
 
     async def foretell(pipeline: Pipeline) -> None:
-        pipeline.trainer = None
+        pipeline.session.trainer = None
         told.append((await estimate("self-train", given(pipeline))).roles["judge"].calls)
 
     for stage in (foretell, untrained, foretell):

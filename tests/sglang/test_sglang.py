@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from meteor_agents.abilities import LoadsWeights
+from meteor_agents.backends.base_model import costs_money
 from meteor_agents.backends.options import Surroundings
-from meteor_agents.backends.registry import costs_money, open_model
+from meteor_agents.backends.registry import open_model
 from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.member import FAILURES
 from meteor_agents.backends.sglang_servers.opening import open_sglang
@@ -28,7 +29,8 @@ from meteor_agents.backends.sglang_servers.server import Patience
 from meteor_agents.backends.sglang_servers.server_process import Served
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, SettingsError, TransientModelError
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.settings.settings import ModelSettings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import ModelSettings
 from tests.backends.conformance import fake_server
 from tests.backends.conformance.fake_server import FakeServer
 

@@ -1,7 +1,7 @@
-"""When stage 2 trains: its buffer of accepted traces, and an update of the student each time that is full.
+"""Stage 2: judged refinement, with an update of the student each time the buffer of accepted traces is full.
 
-`mode: sync`: who hands in the trace that fills the buffer makes the update, and the others wait for it. `overlap`: a task
-of its own makes it, and conversations go on with the old weights, until these would be more than `staleness` rounds behind.
+`mode: sync`: the worker whose trace fills the buffer makes the update, and the others wait for it. `mode: overlap`: a task
+of its own makes it, and conversations continue with the old weights until these are `staleness` rounds behind.
 """
 
 from __future__ import annotations
@@ -10,38 +10,52 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.pipeline.distilling import answered
 from meteor_agents.pipeline.engine import Interrupted
 from meteor_agents.pipeline.gate import GATE
+from meteor_agents.pipeline.holding import Stage, hold
+from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stage_calls import refining
+from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, Row, TrainingJob
 
-if TYPE_CHECKING:
-    from meteor_agents.pipeline.pipeline import Pipeline
+
+async def refine(session: Session) -> Checkpoint:
+    """Hold stage 2's conversations and make its updates; the student after the last of them."""
+    entered = session.latest(before=REFINE)
+    recipe = session.recipes.refine(entered, trains=session.trainer is not None)
+    stage = Stage(REFINE, recipe, session.taken(session.settings.refine))
+    updates = Updates(session, recipe, entered)
+    await session.student.serve(updates.student)
+    async with updates:
+        await hold(session, stage, refining(session.settings, session.cast), updates)
+    return updates.student
 
 
 class Updates:
     """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
 
-    Its state is read back from the store, so a resumed stage goes on with the same buffer and the same student.
+    Its state is read back from the store, so a resumed stage continues with the same buffer and the same student. Raises
+    `MeteorError` when the checkpoint of the last promoted round is missing.
     """
 
-    def __init__(self, pipeline: Pipeline, recipe: str, entered: Checkpoint) -> None:
-        self._pipeline = pipeline
+    def __init__(self, session: Session, recipe: str, entered: Checkpoint) -> None:
+        self._session = session
         self._recipe = recipe
         self._entered = entered
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._round_ended = asyncio.Event()
         self.student = entered
-        rounds = pipeline.store.rounds(REFINE, recipe)
+        rounds = session.store.rounds(REFINE, recipe)
         promoted = [round_ for round_ in rounds if round_.promoted]
         if promoted:
-            folder = pipeline.checkpoints / promoted[-1].checkpoint
+            folder = session.folder / promoted[-1].checkpoint
             if not folder.exists():
                 raise MeteorError(
                     f"{folder} is missing, which round {promoted[-1].round} of this run wrote; put it back, "
@@ -50,25 +64,22 @@ class Updates:
             self.student = Checkpoint(version=promoted[-1].checkpoint, path=folder)
         self._rounds = len(rounds)
         trained = {id_ for round_ in rounds for id_ in round_.traces}
-        outcomes = pipeline.store.outcomes(REFINE, recipe)
+        outcomes = session.store.outcomes(REFINE, recipe)
         accepted = [id_ for id_, outcome in outcomes if outcome is Outcome.ACCEPTED]
         self._trained = [id_ for id_ in accepted if id_ in trained]
         self._buffer = [id_ for id_ in accepted if id_ not in trained]
         self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
+        self._allow_reuse()
 
-    def versions(self) -> tuple[str, ...]:
-        """Every weights version that has spoken as student in this stage, newest first."""
-        return tuple(reversed(self._versions))
-
-    async def catch_up(self) -> None:
+    async def begin(self) -> None:
         """Make the update that a killed run still owed, before another conversation is held with the old weights."""
         async with self._lock:
             await self._update_while_full()
 
     async def take(self, trace: Trace) -> None:
-        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here.
+        """Take a finished trace, and make the update if it fills the buffer. The other workers wait here meanwhile.
 
-        In mode overlap it returns at once, unless the weights are as stale as they may be. Raises what an update raised.
+        In mode overlap this returns at once, unless the weights are as stale as they may be. Raises what an update raised.
         """
         if self._overlaps:
             if trace.outcome is Outcome.ACCEPTED:
@@ -81,13 +92,13 @@ class Updates:
             await self._update_while_full()
 
     async def finish(self) -> None:
-        """The end of the stage: a last, partial buffer is trained if it is at least half full."""
+        """Make a last update at the end of the stage, if the buffer is at least half full."""
         if self._task is not None:
             await self._task
             self._task = None
         async with self._lock:
             await self._update_while_full()
-            if self._pipeline.trainer is not None and len(self._buffer) * 2 >= self._size:
+            if self._session.trainer is not None and len(self._buffer) * 2 >= self._size:
                 await self._update(len(self._buffer))
 
     async def __aenter__(self) -> Updates:
@@ -96,7 +107,7 @@ class Updates:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No update outlives the stage: one under way is finished when the run was asked to stop, else it is cancelled."""
+        """End an update that is under way: finish it when the run was asked to stop, else cancel it."""
         if self._task is None or self._task.done():
             return
         if not isinstance(error, Interrupted | BudgetReached):
@@ -106,11 +117,11 @@ class Updates:
 
     @property
     def _overlaps(self) -> bool:
-        return self._pipeline.settings.refine.mode == "overlap" and self._pipeline.trainer is not None
+        return self._session.settings.refine.mode == "overlap" and self._session.trainer is not None
 
     @property
     def _ahead(self) -> int:
-        """Full buffers that the weights in force have not been trained on."""
+        """How many full buffers the weights in force have not been trained on."""
         return len(self._buffer) // self._size
 
     async def _update_beside(self) -> None:
@@ -121,7 +132,7 @@ class Updates:
             self._task = asyncio.create_task(self._update_all_beside())
         if not self._too_stale:
             return
-        async with self._pipeline.cast.student_calls.only(GATE):
+        async with self._session.student.only(GATE):
             while self._too_stale and self._task is not None and not self._task.done():
                 await self._round_ended.wait()
         if self._task is not None and self._task.done():
@@ -129,7 +140,7 @@ class Updates:
 
     @property
     def _too_stale(self) -> bool:
-        return self._ahead > self._pipeline.settings.refine.staleness
+        return self._ahead > self._session.settings.refine.staleness
 
     async def _update_all_beside(self) -> None:
         try:
@@ -145,65 +156,61 @@ class Updates:
 
     @property
     def _size(self) -> int:
-        return self._pipeline.settings.refine.update_every
+        return self._session.settings.refine.update_every
 
     async def _update_while_full(self) -> None:
-        while self._pipeline.trainer is not None and len(self._buffer) >= self._size:
+        while self._session.trainer is not None and len(self._buffer) >= self._size:
             await self._update(self._size)
 
     async def _update(self, size: int) -> None:
-        pipeline, stage = self._pipeline, self._pipeline.settings.refine
+        session, stage = self._session, self._session.settings.refine
+        assert session.trainer is not None
         ids = self._buffer[:size]
-        learned = [*self._trained, *ids] if stage.data == "cumulative" else ids
-        number = self._rounds + 1
-        converted = self._converted(learned)
+        converted = self._converted([*self._trained, *ids] if stage.data == "cumulative" else ids)
         start = self.student if stage.init == "previous" else self._entered
+        number = self._rounds + 1
         job = TrainingJob(
             name=f"{REFINE}-{number:03d}",
             rows=(*converted.rows, *self._replayed(len(converted.rows), number)),
             start=start,
-            settings=pipeline.settings.training_for(stage),
+            settings=session.settings.training_for(stage),
             loss=stage.pairwise if stage.conversion == "pairs" else None,
             carries_optimizer=self._goes_on_from(start),
-            keeps_optimizer=pipeline.settings.refine_goes_on_from(stage),
+            keeps_optimizer=session.settings.refine_goes_on_from(stage),
         )
-        self.student = await pipeline.update(
-            REFINE,
-            self._recipe,
-            number=number,
-            traces=tuple(ids),
-            job=job,
-            current=self.student,
-            left_out=converted.left_out,
-            overlap=self._task is not None,
+        wanted = Update(
+            REFINE, self._recipe, number, tuple(ids), job, self.student, converted.left_out, self._task is not None
         )
+        self.student = await update(session, session.trainer, wanted)
         if self.student.version == job.version():
             self._versions.append(self.student.version)
-            pipeline.cast.student_calls.also_reusable[REFINE] = self.versions()
+            self._allow_reuse()
         self._rounds = number
         self._trained += ids
         self._buffer = self._buffer[size:]
 
+    def _allow_reuse(self) -> None:
+        """Replies of every weights version that has spoken as student in this stage were really said in it."""
+        self._session.student.may_reuse(REFINE, tuple(reversed(self._versions)))
+
     def _converted(self, ids: Sequence[str]) -> Converted:
         """What these traces teach; in the order of their ids, so that equal sets are equal data."""
-        pipeline = self._pipeline
-        traces = pipeline.store.traces(REFINE, self._recipe, sorted(ids))
-        return refined(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
+        traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
+        return refined(traces, self._session.cast.student, self._session.settings.refine.conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
-        pipeline = self._pipeline
-        if start.version == pipeline.base.version:
+        settings = self._session.settings
+        if start.version == self._session.base.version:
             return False
-        stage = pipeline.settings.distill if start == self._entered else pipeline.settings.refine
-        return pipeline.settings.refine_goes_on_from(stage)
+        return settings.refine_goes_on_from(settings.distill if start == self._entered else settings.refine)
 
     def _replayed(self, examples: int, number: int) -> list[Row]:
-        """A rotating share of stage 1's examples. Raises `UsageError` when there are none."""
-        count = round(examples * self._pipeline.settings.refine.replay)
+        """A rotating share (`refine.replay`) of stage 1's examples. Raises `UsageError` when there are none."""
+        count = round(examples * self._session.settings.refine.replay)
         if not count:
             return []
-        known = distilled(self._pipeline.distilled(), self._pipeline.cast.student).rows
+        known = distilled(answered(self._session), self._session.cast.student).rows
         if not known:
             raise UsageError(
                 "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"

@@ -1,0 +1,64 @@
+"""A speaker that repeats what a role's model said in a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from meteor_agents.analysis.trace_differences import changed, first_difference
+from meteor_agents.calls.keys import call_key
+from meteor_agents.errors import UnrecordedCallError
+from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
+from meteor_agents.pipeline.cast import RoleModel
+from meteor_agents.store.store import Records
+
+
+class ReplayedSpeaker:
+    """A role's model that says what it said in the run, under the same key. Raises `UnrecordedCallError` for the rest."""
+
+    def __init__(self, model: RoleModel, records: Records) -> None:
+        self._role = model.role
+        self._identity = model.settings.identity
+        self._options = model.settings.deciding_options
+        self._records = records
+        self._spoke: Sequence[str] = ()
+        self._asked = 0
+
+    def begin(self, weights: Sequence[str]) -> None:
+        """A conversation begins in which these weights spoke, call by call; none for a model that no one changes."""
+        self._spoke, self._asked = weights, 0
+
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
+    ) -> Completion:
+        """The recorded reply. Raises `UnrecordedCallError`, which says what differs from the calls that were recorded."""
+        said = [(message.role, message.content) for message in messages]
+        key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
+        weights = (*self._spoke[self._asked : self._asked + 1], *self._spoke, self._identity)
+        self._asked += 1
+        stored = self._records.find_call(key, weights, sampling.max_tokens)
+        if stored is None:
+            raise UnrecordedCallError(self._why_not(messages, sampling, occasion))
+        return stored
+
+    def _why_not(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
+        where = f"question {occasion.question_id!r}, {occasion.stage}, try {occasion.tries}"
+        rows = self._records.read(
+            "SELECT request, tries, weights FROM calls WHERE role = ? AND stage = ? AND question_id = ?"
+            " ORDER BY tries = ? DESC, rowid DESC LIMIT 1",
+            self._role, occasion.stage, occasion.question_id, occasion.tries,
+        )  # fmt: skip
+        if not rows:
+            return f"{self._role}: no reply is recorded ({where}), nor any other call about this question in this stage"
+        request, tries, weights = rows[0]
+        recorded = json.loads(request)
+        now = [message.model_dump() for message in messages]
+        if recorded["messages"] != now:
+            what = first_difference(recorded["messages"], now)
+        elif other := changed(recorded["sampling"], sampling.model_dump(mode="json")):
+            what = f"sampling: {other}"
+        elif tries != occasion.tries:
+            what = f"the call recorded is that of try {tries}"
+        else:
+            what = f"it was asked of the model or weights {weights!r}, or with other options of its backend"
+        return f"{self._role}: no reply is recorded ({where}); {what}"

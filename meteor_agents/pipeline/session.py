@@ -1,0 +1,98 @@
+"""What the stages of one run share: settings, questions, agents, store, and the checkpoints that the run arrived at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meteor_agents.calls.limits import Throttled
+from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.question_pool import QuestionPool
+from meteor_agents.data.questions import SetApart
+from meteor_agents.evaluation.human_labels import Label
+from meteor_agents.events import Note, Observer
+from meteor_agents.messages import Question
+from meteor_agents.pipeline.cast import Cast
+from meteor_agents.pipeline.checkpoints import LINEAGE
+from meteor_agents.pipeline.engine import Drain, Window
+from meteor_agents.pipeline.recipes import Recipes
+from meteor_agents.pipeline.served_student import ServedStudent
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import TakeSettings
+from meteor_agents.store.store import Store
+from meteor_agents.training import Checkpoint, Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSets:
+    """The questions of a run, already split; no held-out question is in `train`."""
+
+    train: QuestionPool
+    gate: Sequence[Question]
+    """Questions set apart for the gate, which compares a new student with the one that it would replace."""
+    heldout: Mapping[str, Sequence[Question]]
+    """Held-out set -> its questions."""
+    set_apart: SetApart | None = None
+    """The ids that were taken out of the training questions, so that a resumed run takes out the same ones."""
+    overlaps: Overlaps | None = None
+    """Held-out questions that nearly repeat a training question; None where nobody looked."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One run while it is open. The stages read it; only the lineage changes."""
+
+    settings: Settings
+    questions: QuestionSets
+    cast: Cast
+    student: ServedStudent
+    recipes: Recipes
+    store: Store
+    trainer: Trainer | None
+    """None: conversations only (`--no-train`)."""
+    folder: Path
+    """Where checkpoints are written."""
+    observer: Observer
+    drain: Drain
+    lineage: dict[str, Checkpoint] = field(default_factory=dict)
+    """Where a checkpoint comes from (base, finetune, refine, self-train) -> the checkpoint, in this order."""
+    lines: Mapping[str, Throttled] = field(default_factory=dict)
+    """Name of a model -> the queue before it; the window of conversations follows the longest."""
+    labels: Sequence[Label] = ()
+    """People's findings on held-out replies."""
+
+    @property
+    def base(self) -> Checkpoint:
+        """The student that nobody has trained yet."""
+        return self.student.base
+
+    def window(self) -> Window:
+        """A new window of conversations, for one pass over questions."""
+        return Window(self.settings.student.limits.concurrency, tuple(self.lines.values()))
+
+    def taken(self, stage: TakeSettings) -> QuestionPool:
+        """The training questions that a stage takes."""
+        end = None if stage.questions is None else stage.skip + stage.questions
+        return self.questions.train[stage.skip : end]
+
+    def latest(self, *, before: str | None = None) -> Checkpoint:
+        """The newest checkpoint of the lineage, or the newest that comes before the stage `before`."""
+        end = LINEAGE.index(before) if before else len(LINEAGE)
+        return next((self.lineage[label] for label in reversed(LINEAGE[:end]) if label in self.lineage), self.base)
+
+    async def arrived(self, label: str, checkpoint: Checkpoint) -> None:
+        """Continue the lineage with this checkpoint. What an earlier run had after it is no longer part of the lineage."""
+        if self.trainer is None:
+            return
+        self.lineage = {k: v for k, v in self.lineage.items() if LINEAGE.index(k) < LINEAGE.index(label)}
+        self.lineage[label] = checkpoint
+        await self.save_lineage()
+
+    async def save_lineage(self) -> None:
+        """Store the lineage."""
+        await self.store.set_meta("lineage", {k: v.model_dump(mode="json") for k, v in self.lineage.items()})
+
+    def note(self, sentence: str) -> None:
+        """Tell whoever watches the run."""
+        self.observer.on_event(Note(sentence))

@@ -1,0 +1,141 @@
+"""One update of the student, all or nothing: train, ask the gate, record. A kill at any moment leaves the old student."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+from meteor_agents.errors import CredentialsError, ModelError, NothingToTrainError
+from meteor_agents.evaluation.grading import Result
+from meteor_agents.events import TrainingNote, UpdateFinished
+from meteor_agents.pipeline.checkpoints import needed, prune
+from meteor_agents.pipeline.gate import GATE, Gate, ask_gate, judge_candidate, speaks_unlike
+from meteor_agents.pipeline.session import Session
+from meteor_agents.store.store import Round
+from meteor_agents.training import Checkpoint, Trainer, TrainingJob, TrainingReport
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A round of training before it is made."""
+
+    stage: str
+    recipe: str
+    number: int
+    """Counted from 1 within the stage."""
+    traces: tuple[str, ...]
+    """The questions that it learns from."""
+    job: TrainingJob
+    current: Checkpoint
+    """The student in force, who goes on if the new one is not promoted."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why traces gave no training row -> how many."""
+    overlaps: bool = False
+    """Conversations go on meanwhile, and only wait while the gate's questions are answered."""
+
+    @property
+    def candidate(self) -> str:
+        """The new weights version: a hash of everything that decides the weights."""
+        return self.job.version()
+
+
+async def update(session: Session, trainer: Trainer, wanted: Update) -> Checkpoint:
+    """Train, ask the gate, record the round; the student to go on with.
+
+    Unless `wanted.overlaps`, conversations wait meanwhile: the trainer has the machine to itself, and a candidate that is
+    not promoted has never spoken in one. A checkpoint folder is complete when it has its name, so after a kill between
+    training and recording the training is not repeated. Rows that leave nothing to train on make a round that is not
+    promoted. Raises `TrainingError`, `CredentialsError`.
+    """
+    candidate = Checkpoint(version=wanted.candidate, path=session.folder / wanted.candidate)
+    if (known := _made_before(session, wanted, candidate)) is not None:
+        return known
+    if wanted.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in wanted.left_out.items())
+        session.observer.on_event(TrainingNote(wanted.job.name, f"traces left out: {reasons}"))
+    started = time.monotonic()
+    report: TrainingReport | None = None
+    async with nullcontext() if wanted.overlaps else session.student.only(GATE):
+        async with session.student.only(GATE):
+            before = await ask_gate(session)
+        try:
+            report = await _train(session, trainer, wanted, candidate)
+            async with session.student.only(GATE):
+                gate = await _pass_gate(session, wanted, candidate, before)
+        except NothingToTrainError as error:
+            gate = Gate(False, str(error))
+    await _record(session, wanted, gate, report)
+    loss, seconds = report.loss if report else None, time.monotonic() - started
+    session.observer.on_event(
+        UpdateFinished(wanted.job.name, len(wanted.job.rows), loss, seconds, gate.promoted, gate.reason)
+    )
+    student = candidate if gate.promoted else wanted.current
+    await _prune(session, student)
+    return student
+
+
+def _made_before(session: Session, wanted: Update, candidate: Checkpoint) -> Checkpoint | None:
+    """What this very round led to, if an earlier process recorded it."""
+    for done in session.store.rounds(wanted.stage, wanted.recipe):
+        same = done.round == wanted.number and done.checkpoint == candidate.version
+        if same and (candidate.path.exists() or not done.promoted):
+            return candidate if done.promoted else wanted.current
+    return None
+
+
+async def _train(
+    session: Session, trainer: Trainer, wanted: Update, candidate: Checkpoint
+) -> TrainingReport | None:
+    """Write the candidate's folder, unless it is there; None then."""
+    if not wanted.job.rows:
+        raise NothingToTrainError(f"no rows to train on: all {len(wanted.traces)} traces were left out")
+    if candidate.path.exists():
+        return None
+    if not wanted.overlaps:
+        await session.student.free_memory()
+    return await trainer.train(wanted.job, candidate.path, session.observer.on_event)
+
+
+async def _pass_gate(
+    session: Session, wanted: Update, candidate: Checkpoint, before: Mapping[str, Result]
+) -> Gate:
+    """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
+    if unlike := await asyncio.to_thread(speaks_unlike, wanted.job.start.path, candidate.path):
+        return Gate(False, unlike)
+    try:
+        await session.student.serve(candidate)
+        gate = judge_candidate(before, await ask_gate(session), free=session.cast.judge.free)
+    except CredentialsError:
+        raise
+    except ModelError as error:
+        gate = Gate(False, f"does not load or answer: {error}")
+    if not gate.promoted:
+        await session.student.serve(wanted.current)
+    return gate
+
+
+async def _record(session: Session, wanted: Update, gate: Gate, report: TrainingReport | None) -> None:
+    left_out = {"left_out": dict(wanted.left_out)} if wanted.left_out else {}
+    round_ = Round(
+        stage=wanted.stage,
+        round=wanted.number,
+        traces=wanted.traces,
+        data_hash=wanted.job.data_hash(),
+        start=wanted.job.start.version,
+        checkpoint=wanted.candidate,
+        promoted=gate.promoted,
+        reason=gate.reason,
+        report={**(report.model_dump(mode="json") if report else {}), **left_out},
+    )
+    await session.store.add_round(wanted.recipe, round_)
+
+
+async def _prune(session: Session, student: Checkpoint) -> None:
+    """Remove the checkpoints that nothing needs any more."""
+    keep = needed(session.store) | {checkpoint.version for checkpoint in (student, *session.lineage.values())}
+    gone = await asyncio.to_thread(prune, session.folder, keep, session.settings.checkpoints.keep)
+    if gone:
+        session.note(f"checkpoints: removed {', '.join(gone)}, which nothing starts from any more")
