@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from meteor_agents.backends.system_messages import system_before_first_user
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.models import ChatMessage
 from meteor_agents.thoughts import split_thoughts
@@ -109,22 +110,6 @@ def end_of_turn_id(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise RefusedCallError(f"the tokenizer of {tokenizer.name_or_path} has no token that ends a turn")
     return int(tokenizer.eos_token_id)
-
-
-# system messages --------------------------------------------------------------------------------------------------------
-
-
-def system_before_first_user(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """The same messages without a system role: its text stands before the first user message, with a blank line between.
-
-    Messages that do not begin with a system message come back as they are.
-    """
-    if not messages or messages[0].role != "system":
-        return list(messages)
-    system, *rest = messages
-    if rest and rest[0].role == "user":
-        return [ChatMessage(role="user", content=f"{system.content}\n\n{rest[0].content}"), *rest[1:]]
-    return [ChatMessage(role="user", content=system.content), *rest]
 
 
 def _rendered(tokenizer: Any, messages: Sequence[ChatMessage], *, add_generation_prompt: bool) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from meteor_agents.backends.local.weight_state import WeightState
+from meteor_agents.backends.weight_state import WeightState
 from meteor_agents.errors import ModelError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meteor_agents.backends.local.weight_state import WeightState
+from meteor_agents.backends.weight_state import WeightState
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.training import Checkpoint
 from meteor_agents.weight_files import damaged_weights, missing_parts

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
-from meteor_agents.backends.local.chat_template import system_before_first_user
 from meteor_agents.backends.sglang_servers.server import SGLangServer
+from meteor_agents.backends.system_messages import system_before_first_user
 from meteor_agents.errors import ModelError, RefusedCallError, TransientModelError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 from meteor_agents.training import Checkpoint

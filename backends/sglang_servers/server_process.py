@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from meteor_agents.backends.local.weight_state import WeightState
 from meteor_agents.backends.sglang_servers import process_watch
 from meteor_agents.backends.sglang_servers.checked_weights import CheckedWeights
 from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience, SGLangServer
+from meteor_agents.backends.weight_state import WeightState
 from meteor_agents.errors import ModelError, ServerDown, SettingsError
 
 POLL_S = 0.25

@@ -16,8 +16,8 @@ from meteor_agents.backends.local.chat_template import (
     opened_thought,
     prompt_ids,
     prompt_text,
-    system_before_first_user,
 )
+from meteor_agents.backends.system_messages import system_before_first_user
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
 from meteor_agents.thoughts import split_thoughts
