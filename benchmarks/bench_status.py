@@ -80,7 +80,7 @@ def status(run: Path) -> None:
 
 def read_only(run: Path) -> None:
     from meteor_agents.analysis.status import read_status
-    from meteor_agents.store.store import open_for_reading
+    from meteor_agents.store.records import open_for_reading
 
     with closing(open_for_reading(run / "run.db")) as records:
         read_status(records)

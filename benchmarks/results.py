@@ -31,7 +31,7 @@ from meteor_agents.cli.commands.ablate import ARMS, FOLDER, FOUND
 from meteor_agents.evaluation.grading import RESULT
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Status
-from meteor_agents.store.store import Records, open_for_reading
+from meteor_agents.store.records import Records, open_for_reading
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -121,9 +121,8 @@ def meteor(command: str, domain: str, folder: Path, given: argparse.Namespace, *
 def scores_of(records: Records) -> Iterator[tuple[str, dict[str, Scores]]]:
     """Of each method, by the newest evaluation of its checkpoint."""
     for label, version in records.lineage().items():
-        rows_ = records.read("SELECT heldout, question_id, result FROM scores WHERE checkpoint = ?", version)
         found: dict[str, dict[str, float]] = {}
-        for heldout, id_, result in rows_:
+        for heldout, id_, result in records.all_scores(version):
             status = RESULT.validate_json(result).status
             if status is not Status.ERROR:
                 found.setdefault(heldout, {})[id_] = float(status is Status.CORRECT)

@@ -20,7 +20,7 @@ from meteor_agents.evaluation.judge_reliability import Trust
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
 from meteor_agents.pipeline.recipes import FINETUNE
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 
 TITLES = {
     "base": "untrained",

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from meteor_agents.models import SamplingParams as SamplingParams
     from meteor_agents.models import Usage as Usage
     from meteor_agents.settings import Settings as Settings
-    from meteor_agents.store.store import CallRecord as CallRecord
-    from meteor_agents.store.store import Round as Round
+    from meteor_agents.store.call_records import CallRecord as CallRecord
+    from meteor_agents.store.stage_records import Round as Round
     from meteor_agents.traces import Outcome as Outcome
     from meteor_agents.traces import Trace as Trace
     from meteor_agents.training import Checkpoint as Checkpoint
@@ -59,7 +59,8 @@ _HOMES = {
     "messages": ("Answer", "Attempt", "Guide", "Guideline", "Question", "Status", "Verdict"),
     "models": ("ChatMessage", "ChatModel", "Completion", "FinishReason", "SamplingParams", "Usage"),
     "settings": ("Settings",),
-    "store.store": ("CallRecord", "Round"),
+    "store.call_records": ("CallRecord",),
+    "store.stage_records": ("Round",),
     "traces": ("Outcome", "Trace"),
     "training": ("Checkpoint", "Example", "PreferencePair", "Trainer", "TrainingJob", "TrainingReport"),
     "verifiers": ("Verifier",),

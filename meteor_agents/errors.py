@@ -11,7 +11,9 @@
     │   │   └── UnreachableError  no connection to the server, or it broke off
     │   ├── RefusedCallError      this request will never be answered (400, context too long)
     │   │   └── UnrecordedCallError   a replay was asked for a call that its run never made
-    │   └── CredentialsError      the key is wrong: no call will succeed, the run ends
+    │   └── NoCallSucceeds        no call to this model will succeed until the user acts: the run ends
+    │       ├── CredentialsError      the key is wrong, or may not use this model
+    │       └── QuotaError            the account has no credit or quota left
     ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
     │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
@@ -22,6 +24,12 @@ A failed question is data on its trace; a failed store, trainer, key or setting 
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+LONGEST_BELIEVED_S = 31 * 24 * 3600
+"""A server that asks for a longer pause than a month has sent something else, such as a date."""
 
 
 class MeteorError(Exception):
@@ -54,18 +62,24 @@ class MissingExtraError(UsageError):
 class ModelError(MeteorError):
     """A model gave no reply to one call."""
 
+    spent: tuple[int | None, int | None] | None = None
+    """Input and output tokens that the server reported for the call although it failed; None where it reported none."""
+
 
 class TransientModelError(ModelError):
-    """Worth another try. `retry_after_s` is what the server asked for, in seconds, if it did.
+    """Worth another try.
 
-    `overload`: the server said that it is asked too much (429, 503, 529). `late`: it said nothing in time.
+    `retry_after_s` is the pause that the server asked for, in seconds. One that cannot be meant (negative, not a number,
+    longer than `LONGEST_BELIEVED_S`) counts as not asked for. `overload`: the server said that it is asked too much (429,
+    503, 529). `late`: it did not answer in time.
     """
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, overload: bool = False, late: bool = False
     ) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        meant = retry_after_s is not None and math.isfinite(retry_after_s) and 0 <= retry_after_s <= LONGEST_BELIEVED_S
+        self.retry_after_s = retry_after_s if meant else None
         self.overload = overload
         self.late = late
 
@@ -82,8 +96,19 @@ class UnrecordedCallError(RefusedCallError):
     """A replay has no reply to this call, since its run never made it. The message says what differs."""
 
 
-class CredentialsError(ModelError):
-    """The server does not accept the key: no call will succeed."""
+class NoCallSucceeds(ModelError):
+    """No call to this model will succeed until the user does something: it is not asked again, and the run ends."""
+
+
+class CredentialsError(NoCallSucceeds):
+    """The server does not accept the key, or the key may not use this model."""
+
+
+class QuotaError(NoCallSucceeds):
+    """The account has no credit or quota left: no call will succeed until someone tops it up.
+
+    Not for a rate limit, which passes by itself (`TransientModelError`).
+    """
 
 
 class ServerDown(MeteorError):
@@ -103,4 +128,14 @@ class StoreError(MeteorError):
 
 
 class BudgetReached(MeteorError):
-    """The run reached its budget and stopped, everything saved."""
+    """The run reached its budget and stopped, everything saved.
+
+    Its text is made when it is read: calls in flight are still paid for after it was raised, and belong to the sum.
+    """
+
+    def __init__(self, told: Callable[[], str] | str = "") -> None:
+        super().__init__(told)
+        self._told = told
+
+    def __str__(self) -> str:
+        return self._told if isinstance(self._told, str) else self._told()

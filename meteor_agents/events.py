@@ -28,15 +28,15 @@ class StageFinished(Event):
     summary: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CallStarted(Event):
-    """A model is going to be asked. The three events of calls are not frozen: they are made for every call."""
+    """A model is going to be asked."""
 
     role: str
     question_id: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CallFinished(Event):
     role: str
     reused: bool
@@ -48,7 +48,7 @@ class CallFinished(Event):
     """None: no price is known, or no number of tokens."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CallFailed(Event):
     role: str
     reason: str

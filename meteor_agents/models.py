@@ -128,7 +128,7 @@ class ChatModel(Protocol):
     """Anything that answers a chat.
 
     `complete` raises `TransientModelError` when another try may succeed, `RefusedCallError` when it will not, and
-    `CredentialsError` when no call will. It must let `asyncio.CancelledError` pass.
+    `NoCallSucceeds` (a wrong key, no credit left) when no call will. It must let `asyncio.CancelledError` pass.
     """
 
     @property

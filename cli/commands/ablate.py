@@ -27,8 +27,9 @@ from meteor_agents.method.conversations import REFINE
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import PROFILES
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint
 
 FOLDER = "ablation"

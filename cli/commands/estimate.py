@@ -14,8 +14,8 @@ from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.estimating import estimate_settings, forecast_run, over_budget
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Records, open_for_reading
 
 
 def estimate_config(

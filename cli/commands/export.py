@@ -21,7 +21,7 @@ from meteor_agents.method.training_rows import Converted, distilled, refined
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Conversation, Example, PreferencePair, Row
 

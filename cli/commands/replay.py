@@ -17,7 +17,7 @@ from meteor_agents.assembly.replaying import Recorded, open_replay, overrides_pr
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.errors import UsageError
 from meteor_agents.store.inputs import INPUTS
-from meteor_agents.store.store import Records, open_for_reading
+from meteor_agents.store.records import Records, open_for_reading
 
 LISTED = 20
 """Differences that are listed one by one."""

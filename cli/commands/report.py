@@ -11,8 +11,8 @@ import yaml
 
 from meteor_agents.errors import MeteorError, UsageError
 from meteor_agents.report import TRACES, chart_library, write_report
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import open_for_reading
 
 
 def report_run(run: Path, *, out: Path | None = None, traces: int) -> None:

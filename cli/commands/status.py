@@ -17,7 +17,9 @@ from meteor_agents.assembly.estimating import REUSABLE
 from meteor_agents.cli.tables import calls_table, print_scoreboard, status_table
 from meteor_agents.errors import UsageError
 from meteor_agents.messages import Lineage
-from meteor_agents.store.store import Records, Spent, open_for_reading
+from meteor_agents.store.call_records import Spent
+from meteor_agents.store.records import Records, open_for_reading
+from meteor_agents.store.trace_records import TraceRow
 from meteor_agents.traces import Outcome
 
 
@@ -61,32 +63,27 @@ def show_traces(run: Path, *, question: str | None, stage: str | None, outcome: 
         raise UsageError(f"--outcome {outcome}: must be one of {', '.join(Outcome)}")
     conditions = {"question_id": question, "stage": stage, "outcome": outcome}
     given = {column: value for column, value in conditions.items() if value is not None}
-    where = " AND ".join(f"{column} = ?" for column in given) or "1"
     with closing(_open(run)) as records:
-        rows = records.read(
-            f"SELECT stage, question_id, outcome, tries, question, messages, error FROM traces WHERE {where}"
-            " ORDER BY position LIMIT ?", *given.values(), limit,
-        )  # fmt: skip
+        rows = records.find_trace_rows(question_id=question, stage=stage, outcome=outcome, at_most=limit)
     if not rows:
         raise UsageError(f"{run}: no trace fits" + (f" {given}" if given else ""))
     if question is not None:
         for row in rows:
-            _print_trace(*row)
+            _print_trace(row)
         return
     table = Table()
     for column in ("stage", "question", "outcome", "tries", "text"):
         table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for stage_, id_, outcome_, tries, text, _, _ in rows:
-        table.add_row(stage_, id_, outcome_, str(tries), json.loads(text)["question"].replace("\n", " "))
+    for row in rows:
+        text = row.question["question"].replace("\n", " ")
+        table.add_row(row.stage, row.question_id, row.outcome, str(row.tries), text)
     Console().print(table)
 
 
-def _print_trace(
-    stage: str, id_: str, outcome: str, tries: int, question: str, messages: str, error: str | None
-) -> None:
-    typer.echo(f"{stage} · {id_} · {outcome}" + (f" · {error}" if error else ""))
-    typer.echo(f"  question: {json.loads(question)['question']}")
-    for message in json.loads(messages):
+def _print_trace(row: TraceRow) -> None:
+    typer.echo(f"{row.stage} · {row.question_id} · {row.outcome}" + (f" · {row.error}" if row.error else ""))
+    typer.echo(f"  question: {row.question['question']}")
+    for message in row.messages:
         match message["kind"]:
             case "verdict":
                 said = f"{message['status']}: {message['explanation']}"

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from meteor_agents.analysis.figures import Estimate, RoleEstimate
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 FORECAST = "forecast"
 """Its name in the store."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from meteor_agents.models import TokenCounter
 from meteor_agents.settings.evaluation import EVALUATED
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6, EVALUATED: 1 / 2}
 """Assumed length of a reply, as a share of `max_tokens`."""

@@ -17,7 +17,7 @@ from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.pipeline.cast import RoleModel
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 IMAGINED = "imagined"
 """The weights version of an imagined reply."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from meteor_agents.analysis.figures import Estimate, added, rounded
 from meteor_agents.analysis.lengths import ENOUGH, Lengths
 from meteor_agents.analysis.rehearsal import IMAGINED, Rehearsal, RehearsedSpeaker, RehearsedVerifier
-from meteor_agents.calls.recorded import Price
+from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.evaluation.human_labels import Label
 from meteor_agents.messages import Attempt, Question
@@ -21,7 +21,7 @@ from meteor_agents.pipeline.recipes import Recipes
 from meteor_agents.pipeline.session import QuestionSets
 from meteor_agents.settings.run import Settings
 from meteor_agents.settings.stages import TakeSettings
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 

@@ -6,11 +6,10 @@ are looked up under the weights that spoke in the trace itself, so the updates b
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.analysis.trace_differences import changed, difference, rounded, unlike
@@ -25,7 +24,8 @@ from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from meteor_agents.pipeline.stage_calls import distilling, examining, refining, self_training
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
+from meteor_agents.store.stage_records import Evaluation
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
 
@@ -94,14 +94,14 @@ class Replay:
     async def evaluations(self, only: str | None = None) -> list[Held]:
         """Re-run the newest evaluations of the run's own checkpoints, for one question or all, and compare their figures."""
         held: list[Held] = []
-        for evaluation in _newest_evaluations(self._records):
+        for evaluation in self._records.newest_evaluations():
             if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
                 held += [found async for found in self._evaluate(evaluation, only)]
             elif only is None and PAIRWISE in evaluation.heldout:
                 held.append(await self._compare(evaluation))
         return held
 
-    async def _evaluate(self, evaluation: _Evaluation, only: str | None) -> AsyncIterator[Held]:
+    async def _evaluate(self, evaluation: Evaluation, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
         results: dict[str, Result] = {}
         for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
@@ -121,7 +121,7 @@ class Replay:
             found = metrics.model_dump(mode="json")
             yield Held(stage, FIGURES, changed(rounded(evaluation.metrics), rounded(found)))
 
-    def _near(self, evaluation: _Evaluation) -> Collection[str]:
+    def _near(self, evaluation: Evaluation) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
         return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
@@ -134,7 +134,7 @@ class Replay:
             return None, Held(stage, question.id, str(error))
         return again, Held(stage, question.id, unlike(recorded, again))
 
-    async def _compare(self, evaluation: _Evaluation) -> Held:
+    async def _compare(self, evaluation: Evaluation) -> Held:
         """Re-run a pairwise comparison and compare its figures."""
         heldout, before = evaluation.heldout.split(PAIRWISE)
         stage = f"evaluate pairwise: {heldout} against {before}"
@@ -150,24 +150,6 @@ class Replay:
             return Held(stage, id_, str(error))
         shares = summarise_comparison(found).model_dump(mode="json")
         return Held(stage, FIGURES, changed(rounded(evaluation.metrics), rounded(shares)))
-
-
-class _Evaluation(NamedTuple):
-    checkpoint: str
-    heldout: str
-    recipe: str
-    label: str
-    metrics: dict[str, Any]
-
-
-def _newest_evaluations(records: Records) -> Iterable[_Evaluation]:
-    """One a checkpoint and held-out set, in the order they were made."""
-    rows = records.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-    newest = {
-        (checkpoint, heldout): _Evaluation(checkpoint, heldout, recipe, label, json.loads(metrics))
-        for checkpoint, heldout, recipe, label, metrics in rows
-    }
-    return newest.values()
 
 
 def totals(held: Iterable[Held]) -> Iterator[tuple[str, int, int, int]]:

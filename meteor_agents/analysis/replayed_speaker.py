@@ -10,7 +10,7 @@ from meteor_agents.calls.keys import call_key
 from meteor_agents.errors import UnrecordedCallError
 from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
 from meteor_agents.pipeline.cast import RoleModel
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 
 class ReplayedSpeaker:
@@ -43,14 +43,10 @@ class ReplayedSpeaker:
 
     def _why_not(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
         where = f"question {occasion.question_id!r}, {occasion.stage}, try {occasion.tries}"
-        rows = self._records.read(
-            "SELECT request, tries, weights FROM calls WHERE role = ? AND stage = ? AND question_id = ?"
-            " ORDER BY tries = ? DESC, rowid DESC LIMIT 1",
-            self._role, occasion.stage, occasion.question_id, occasion.tries,
-        )  # fmt: skip
-        if not rows:
+        nearest = self._records.nearest_call(self._role, occasion.stage, occasion.question_id, occasion.tries)
+        if nearest is None:
             return f"{self._role}: no reply is recorded ({where}), nor any other call about this question in this stage"
-        request, tries, weights = rows[0]
+        request, tries, weights = nearest
         recorded = json.loads(request)
         now = [message.model_dump() for message in messages]
         if recorded["messages"] != now:

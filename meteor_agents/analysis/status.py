@@ -6,7 +6,8 @@ from typing import Any
 
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import RIVALS
-from meteor_agents.store.store import Records, StageRecord
+from meteor_agents.store.records import Records
+from meteor_agents.store.stage_records import StageRecord
 from meteor_agents.traces import Outcome
 
 

@@ -17,7 +17,7 @@ from meteor_agents.assembly.question_sets import limited, open_questions
 from meteor_agents.assembly.role_models import price_of
 from meteor_agents.backends.base_model import base_checkpoint, trains_here
 from meteor_agents.backends.local.token_counting import local_counter
-from meteor_agents.calls.recorded import Price
+from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observers
 from meteor_agents.models import TokenCounter
@@ -25,8 +25,8 @@ from meteor_agents.pipeline.cast import FreeJudges, role_models
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.roles import ROLES
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Records
 
 REUSABLE = "reusable"
 """The store's name for the replies that the newest command found to reuse, by role."""

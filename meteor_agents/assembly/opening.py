@@ -14,8 +14,9 @@ from meteor_agents.assembly.question_sets import SET_APART, limited, open_questi
 from meteor_agents.assembly.role_models import ModelOpener, check_budget, make_ready
 from meteor_agents.backends.base_model import base_checkpoint
 from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
-from meteor_agents.calls.limits import Retrying, Throttled
-from meteor_agents.calls.recorded import Budget
+from meteor_agents.calls.budget import Budget
+from meteor_agents.calls.retrying import Retrying
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observer, Observers
 from meteor_agents.method.agents import VerifierJudge
@@ -31,8 +32,9 @@ from meteor_agents.pipeline.served_student import ServedStudent
 from meteor_agents.pipeline.session import QuestionSets, Session
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
+from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Records, Store
+from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint, Trainer
 from meteor_agents.verifiers import Verifier, open_verifier
 

@@ -14,7 +14,7 @@ from meteor_agents.messages import Question
 from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.session import QuestionSets
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 SET_APART = "set apart"
 """The store's name for the ids that a run set apart from its training questions."""

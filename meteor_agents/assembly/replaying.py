@@ -19,7 +19,7 @@ from meteor_agents.method.templates import Templates
 from meteor_agents.pipeline.cast import FreeJudges, cast_agents, role_models
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from meteor_agents.abilities import LoadsWeights, Opens, ReportsQueue, innermost
 from meteor_agents.backends.base_model import costs_money
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
-from meteor_agents.calls.limits import Retrying, Throttled
-from meteor_agents.calls.recorded import Budget, Budgeted, Price, RecordedModel
+from meteor_agents.calls.budget import Budget, Budgeted, Price
+from meteor_agents.calls.recorded import RecordedModel
+from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.server import Server
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.models import ChatModel
@@ -65,7 +67,7 @@ class ModelOpener:
         """`model` behind the role's limits."""
         server = self.servers.of(settings, model)
         if self.budget is not None:
-            model = Budgeted(model, self.budget)
+            model = Budgeted(model, self.budget, role, price_of(settings))
         store, observer = self.store, self.observer
 
         def on_retry(reason: str, wait_s: float) -> None:

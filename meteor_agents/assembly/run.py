@@ -22,8 +22,11 @@ from meteor_agents.settings.loading import load_settings as load_content
 from meteor_agents.settings.loading import set_value
 from meteor_agents.settings.roles import JudgeSettings
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.call_records import CallRecord
+from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import CallRecord, Records, Round, Store, open_for_reading
+from meteor_agents.store.stage_records import Round
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Conversation, Example, Trainer
 from meteor_agents.verifiers import Verifier

@@ -1,26 +1,23 @@
 """What a server takes: how many calls at once, when it wants none, and when it is given up.
 
-Roles that are served from one address share one `Server`: its concurrency, its pauses and its circuit breaker.
+Roles that are served from one address share one `Server`: its concurrency, its pauses and its health. Each role also has a
+`Health` of its own, since one model may fail where another one at the same address does not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 
 from meteor_agents.abilities import ReportsQueue
+from meteor_agents.calls.concurrency import AdaptiveLimit, Slots
+from meteor_agents.calls.health import BreakerRule, Health
 from meteor_agents.errors import ModelError, ServerDown, TransientModelError
 
-DECREASE = 0.7
-"""What is left of the concurrency after the server said that it is too much."""
-STEPS = 16
-"""From 1 back to the ceiling takes about so many times the duration of a reply."""
 GIVE_UP_S = 900
-"""A server that asks for a longer pause than this (a day's quota is spent) is not waited for."""
+"""A server that asks for a longer pause than this (a day's quota is spent) is given up instead of waited for."""
 QUEUE_EVERY_S = 1.0
 """How often a server is asked for the length of its own queue."""
 LONG_QUEUE = 0.25
@@ -29,150 +26,11 @@ AS_SET = "the limit set"
 """Why a concurrency is what it is, when all goes well."""
 
 
-class AdaptiveLimit:
-    """How many calls at once: additive increase, multiplicative decrease, between 1 and `ceiling`.
-
-    A call that started before the last decrease says nothing about the concurrency since, so it decreases nothing:
-    `generation` tells them apart.
-    """
-
-    def __init__(self, ceiling: int) -> None:
-        self.ceiling = ceiling
-        self.generation = 0
-        self.held = False
-        """No increase for now: the server's own queue is not empty."""
-        self._value = float(ceiling)
-        self._step = max(1.0, ceiling / STEPS)
-
-    @property
-    def allowed(self) -> int:
-        return int(self._value)
-
-    def succeeded(self, *, in_use: bool) -> None:
-        """A call went well. Only a limit that is made use of grows."""
-        if in_use and not self.held and self._value < self.ceiling:
-            self._value = min(float(self.ceiling), self._value + self._step / self._value)
-
-    def overloaded(self, generation: int) -> bool:
-        """A call of this generation met an overload; whether that decreased the limit."""
-        if generation != self.generation:
-            return False
-        self.generation += 1
-        self._value = max(1.0, self._value * DECREASE)
-        return True
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRule:
-    """When a server counts as down: of the last `calls` (at least `least`), `share` failed, for `for_s` seconds."""
-
-    calls: int = 100
-    least: int = 30
-    share: float = 0.95
-    for_s: float = 30
-    """Failures that may pass have this long to do so; refusals of everything have not. Pauses do not count."""
-
-
-class Breaker:
-    """Watches the outcomes of a server's calls."""
-
-    def __init__(self, rule: BreakerRule, clock: Callable[[], float]) -> None:
-        self._rule = rule
-        self._clock = clock
-        self._outcomes: deque[ModelError | None] = deque(maxlen=rule.calls)
-        self._failed = self._passing = 0
-        self._bad_since: float | None = None
-
-    def succeeded(self) -> None:
-        self._add(None)
-        if not self._bad():
-            self._bad_since = None
-
-    def failed(self, error: ModelError) -> str | None:
-        """Why the server counts as down now; None when it does not."""
-        self._add(error)
-        if not self._bad():
-            return None
-        now = self._clock()
-        self._bad_since = now if self._bad_since is None else self._bad_since
-        if self._passing and now - self._bad_since < self._rule.for_s:
-            return None
-        return f"{self._failed} of its last {len(self._outcomes)} calls failed, the last with: {error}"
-
-    def paused_until(self, moment: float) -> None:
-        """Nothing can go well before this moment."""
-        if self._bad_since is not None:
-            self._bad_since = max(self._bad_since, moment)
-
-    def _add(self, outcome: ModelError | None) -> None:
-        if len(self._outcomes) == self._rule.calls:
-            self._count(self._outcomes[0], -1)
-        self._outcomes.append(outcome)
-        self._count(outcome, 1)
-
-    def _count(self, outcome: ModelError | None, by: int) -> None:
-        self._failed += by * (outcome is not None)
-        self._passing += by * isinstance(outcome, TransientModelError)
-
-    def _bad(self) -> bool:
-        n = len(self._outcomes)
-        return n >= self._rule.least and self._failed >= self._rule.share * n
-
-
-class Slots:
-    """So many at once, first come, first served."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.closed = False
-        """No one is let in for now."""
-        self.taken = 0
-        self._line: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._line)
-
-    async def enter(self) -> None:
-        if not self._line and not self.closed and self.taken < self.limit:
-            self.taken += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave()  # let in and cancelled at once
-            else:
-                with suppress(ValueError):
-                    self._line.remove(turn)
-            raise
-
-    def leave(self) -> None:
-        self.taken -= 1
-        self.admit()
-
-    def admit(self) -> None:
-        """Let in whoever has a place."""
-        while self._line and not self.closed and self.taken < self.limit:
-            turn = self._line.popleft()
-            if not turn.done():
-                self.taken += 1
-                turn.set_result(None)
-
-    def turn_away(self, error: Exception) -> None:
-        """Raise `error` in everyone who waits."""
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_exception(error)
-
-
 class Server:
-    """One address, and what has been learnt of it. `ceiling` calls at once are never exceeded.
+    """One address, and what has been learnt about it. `ceiling` calls at once are never exceeded.
 
-    `adaptive=False` (a model in this process): the concurrency stays as it is, and nothing is ever given up.
+    `adaptive=False` (a model in this process): the concurrency stays as it is, and nothing is ever given up. `rule` says
+    when the server, and a role at it, count as down.
     """
 
     def __init__(
@@ -185,12 +43,13 @@ class Server:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self.adaptive = adaptive
         self._clock = clock
+        self._rule = rule
         self._limit = AdaptiveLimit(ceiling)
         self._slots = Slots(ceiling)
-        self._breaker = Breaker(rule or BreakerRule(), clock) if adaptive else None
-        self._down: ServerDown | None = None
-        self._given_up = asyncio.Event()
+        self._health = Health(f"the server {name}", rule, clock)
+        self._roles: list[Health] = []
         self._resumes_at = 0.0
         self._changed: tuple[float, str] | None = None
         self._queue: ReportsQueue | None = None
@@ -207,13 +66,25 @@ class Server:
 
     @property
     def in_flight(self) -> int:
+        """Calls at the server now."""
         return self._slots.taken
+
+    def role(self, model: str) -> Health:
+        """The health of one role's model here. It is given up with the server, or by itself."""
+        health = Health(f"{model} at {self.name}", self._rule, self._clock)
+        self._roles.append(health)
+        return health
 
     def raise_ceiling(self, ceiling: int) -> None:
         """Another role joins. Only before the first call."""
         if ceiling > self.ceiling:
             self._limit = AdaptiveLimit(ceiling)
             self._slots.limit = ceiling
+
+    def lower_ceiling(self, ceiling: int) -> None:
+        """Fewer calls at once fit here than the settings allow. Only before the first call."""
+        self._limit = AdaptiveLimit(min(ceiling, self.ceiling))
+        self._slots.limit = self.ceiling
 
     def report_queue(self, model: ReportsQueue) -> None:
         """Ask `model` for the length of the server's queue (`look_at_queue`)."""
@@ -222,7 +93,7 @@ class Server:
     def why(self) -> str:
         """Why the concurrency is what it is, for a person."""
         now = self._clock()
-        if self._down is not None:
+        if self._health.down is not None:
             return "given up"
         if self._resumes_at > now:
             return f"paused for {self._resumes_at - now:.0f} s as {self._changed[1] if self._changed else 'asked'}"
@@ -233,50 +104,57 @@ class Server:
         return f"of {self.ceiling}, lowered {now - moment:.0f} s ago: {reason}{queued}"
 
     async def enter(self) -> int:
-        """Returns when a call may start: the generation that its end is reported with. Raises `ServerDown`."""
-        if self._down is not None:
-            raise self._down
+        """Wait until a call may start. Returns the generation to report its end with. Raises `ServerDown`."""
+        if self._health.down is not None:
+            raise self._health.down
         await self._slots.enter()
         return self._limit.generation
 
     def leave(self) -> None:
+        """The call has ended."""
         self._slots.leave()
 
     def succeeded(self, pause_s: float = 0.0) -> None:
-        """A call went well; by its headers the server wants none for `pause_s` seconds."""
-        if self._breaker is None:
+        """A call went well. By its headers the server wants no further one for `pause_s` seconds.
+
+        A pause that is not believable, or longer than `GIVE_UP_S`, is not waited for: if the server means it, it refuses
+        the next call.
+        """
+        if not self.adaptive:
             return
-        self._breaker.succeeded()
+        self._health.succeeded()
         if self.allowed < self.ceiling:
             self._limit.succeeded(in_use=self._slots.taken >= self._slots.limit)
             self._resize()
-        if 0 < pause_s <= GIVE_UP_S:
+        if math.isfinite(pause_s) and 0 < pause_s <= GIVE_UP_S:
             self._pause(pause_s, "its rate-limit headers say")
 
     def failed(self, generation: int, error: ModelError) -> None:
         """A call of this generation failed."""
-        if self._breaker is None:
+        if not self.adaptive:
             return
         if isinstance(error, TransientModelError):
             if error.overload or error.late:
                 self._lower(generation, "no reply in time" if error.late else "too many requests, it says")
             if error.retry_after_s is not None and error.retry_after_s > GIVE_UP_S:
-                self._give_up(f"it asks for a pause of {error.retry_after_s / 60:.0f} minutes: {error}")
+                self._health.give_up(f"it asks for a pause of {error.retry_after_s / 60:.0f} minutes: {error}")
             elif error.overload and error.retry_after_s:
                 self._pause(error.retry_after_s, "it asked (Retry-After)")
-        if reason := self._breaker.failed(error):
-            self._give_up(reason)
+        self._health.failed(error)
+        if self._health.down is not None:
+            self._tell_down(self._health.down)
+
+    def overfull_here(self, generation: int) -> None:
+        """A call could not be made for want of something in this process: no fault of the server's."""
+        if self.adaptive:
+            self._lower(generation, "this process may not open more files")
 
     async def rest(self, seconds: float) -> None:
         """Sleep before another try. Raises `ServerDown` as soon as the server is given up."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._given_up.wait()
-        if self._down is not None:
-            raise self._down
+        await self._health.rest(seconds)
 
     async def look_at_queue(self) -> None:
-        """Once: what the server's own queue says about the concurrency."""
+        """Ask once for the length of the server's own queue, and adapt the concurrency to it."""
         if self._queue is None or not self.in_flight:
             return
         try:
@@ -304,8 +182,8 @@ class Server:
         self._resumes_at = until
         self._changed = (self._clock(), reason)
         self._slots.closed = True
-        if self._breaker is not None:
-            self._breaker.paused_until(until)
+        for health in (self._health, *self._roles):
+            health.paused_until(until)
         asyncio.get_running_loop().call_later(seconds, self._resume)
 
     def _resume(self) -> None:
@@ -313,14 +191,10 @@ class Server:
             self._slots.closed = False
             self._slots.admit()
 
-    def _give_up(self, reason: str) -> None:
-        if self._down is None:
-            self._down = ServerDown(
-                f"the server {self.name} is given up: {reason}. Everything received is saved; "
-                "when it answers again, the same command goes on"
-            )
-            self._given_up.set()
-            self._slots.turn_away(self._down)
+    def _tell_down(self, down: ServerDown) -> None:
+        for health in self._roles:
+            health.give_up(down)
+        self._slots.turn_away(down)
 
 
 async def watch_queues(servers: list[Server]) -> None:

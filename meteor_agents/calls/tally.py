@@ -32,7 +32,7 @@ MINUTE_S = 60
 
 
 class Limited(Protocol):
-    """A role's model that is limited (`limits.Throttled`)."""
+    """A role's model behind its limits (`Throttled`)."""
 
     @property
     def server(self) -> Server: ...
@@ -71,12 +71,11 @@ class Tally:
         self._start("", 0, 0)
 
     def on_event(self, event: Event) -> None:
-        kind = type(event)
-        if kind is CallFinished:
-            self._finished(event)  # type: ignore[arg-type]  # this is what `kind` says
-        elif kind is CallStarted:
-            under_way = self._role(event.role).under_way  # type: ignore[attr-defined]
-            under_way.setdefault(event.question_id, []).append(self._clock())  # type: ignore[attr-defined]
+        if isinstance(event, CallFinished):
+            self._finished(event)
+        elif isinstance(event, CallStarted):
+            under_way = self._role(event.role).under_way
+            under_way.setdefault(event.question_id, []).append(self._clock())
         elif isinstance(event, QuestionFinished):
             self._settled(event.question_id)
             self._done += 1

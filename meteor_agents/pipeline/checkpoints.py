@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meteor_agents.method.conversations import REFINE, SELF_TRAIN
 from meteor_agents.pipeline.recipes import FINETUNE
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 _OURS = re.compile(r"(finetune|refine-\d+|self-train-\d+)-[0-9a-f]{8}")
 _OPTIMIZER = re.compile(rf"({_OURS.pattern})\.optimizer")

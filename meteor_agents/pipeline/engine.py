@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from meteor_agents.errors import BudgetReached, CredentialsError, ModelError, ServerDown, TransientModelError
+from meteor_agents.errors import BudgetReached, ModelError, NoCallSucceeds, ServerDown, TransientModelError
 from meteor_agents.messages import Question
 from meteor_agents.traces import Outcome, Trace
 
@@ -140,7 +140,7 @@ async def converse(
     """Hold the conversations that `window` admits until the questions run out.
 
     A `ModelError` makes a failed trace and the run goes on, but a question whose model was late is first put back in line
-    (`late` hears of it). `CredentialsError`, a failing sink and everything unexpected cancel the other conversations and
+    (`late` hears of it). `NoCallSucceeds`, a failing sink and everything unexpected cancel the other conversations and
     are raised. Raises `Interrupted` when `drain` was requested, `BudgetReached` when the budget was and `ServerDown` when
     a server was given up, all after the conversations in flight have ended.
     """
@@ -169,7 +169,7 @@ async def converse(
         except (BudgetReached, ServerDown) as reached:
             stopped.append(reached)
             return None
-        except CredentialsError:
+        except NoCallSucceeds:
             raise
         except ModelError as error:
             if isinstance(error, TransientModelError) and error.late and owed.put_back(question):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meteor_agents.calls.limits import Throttled
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.data.near_duplicates import Overlaps
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.data.questions import SetApart

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from meteor_agents.errors import CredentialsError, ModelError, NothingToTrainError
+from meteor_agents.errors import ModelError, NoCallSucceeds, NothingToTrainError
 from meteor_agents.evaluation.grading import Result
 from meteor_agents.events import TrainingNote, UpdateFinished
 from meteor_agents.pipeline.checkpoints import needed, prune
 from meteor_agents.pipeline.gate import GATE, Gate, ask_gate, judge_candidate, speaks_unlike
 from meteor_agents.pipeline.session import Session
-from meteor_agents.store.store import Round
+from meteor_agents.store.stage_records import Round
 from meteor_agents.training import Checkpoint, Trainer, TrainingJob, TrainingReport
 
 
@@ -48,7 +48,7 @@ async def update(session: Session, trainer: Trainer, wanted: Update) -> Checkpoi
     Unless `wanted.overlaps`, conversations wait meanwhile: the trainer has the machine to itself, and a candidate that is
     not promoted has never spoken in one. A checkpoint folder is complete when it has its name, so after a kill between
     training and recording the training is not repeated. Rows that leave nothing to train on make a round that is not
-    promoted. Raises `TrainingError`, `CredentialsError`.
+    promoted. Raises `TrainingError`, `NoCallSucceeds`.
     """
     candidate = Checkpoint(version=wanted.candidate, path=session.folder / wanted.candidate)
     if (known := _made_before(session, wanted, candidate)) is not None:
@@ -108,7 +108,7 @@ async def _pass_gate(
     try:
         await session.student.serve(candidate)
         gate = judge_candidate(before, await ask_gate(session), free=session.cast.judge.free)
-    except CredentialsError:
+    except NoCallSucceeds:
         raise
     except ModelError as error:
         gate = Gate(False, f"does not load or answer: {error}")

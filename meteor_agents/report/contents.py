@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ from meteor_agents.data.near_duplicates import Overlaps
 from meteor_agents.evaluation.grading import EVALUATE, RESULT, Metrics, Result
 from meteor_agents.messages import Lineage
 from meteor_agents.pipeline.measurement import DIFFERENCES, OVERLAPS, PAIRWISE, TRUST, is_held_out_set
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
+from meteor_agents.store.trace_records import TraceRow
 
 STAGE_TITLES = {
     "base": "untrained",
@@ -87,28 +87,15 @@ def _held_out(
 
 
 def _results(records: Records, version: str, heldout: str) -> dict[str, Result]:
-    """Of the newest evaluation."""
-    recipes = records.read(
-        "SELECT recipe FROM evaluations WHERE checkpoint = ? AND heldout = ? ORDER BY position DESC LIMIT 1",
-        version, heldout,
-    )  # fmt: skip
-    if not recipes:
-        return {}
-    stored = records.scores(version, heldout, recipes[0][0])
+    """Question id -> result of the newest evaluation."""
+    stored = records.newest_scores(version, heldout)
     return {id_: RESULT.validate_json(result) for id_, result in stored.items()}
 
 
 def _over_time(records: Records) -> dict[str, list[tuple[float, int, float]]]:
-    (ends,) = records.read("SELECT min(created), max(created) FROM calls")
-    if ends[0] is None:
-        return {}
-    begin, width = ends[0], max((ends[1] - ends[0]) / TIME_STEPS, 1e-6)
+    width, spending = records.spending(TIME_STEPS)
     curves: dict[str, list[tuple[float, int, float]]] = {}
-    for role, step, tokens, usd in records.each(
-        "SELECT role, CAST((created - ?) / ? AS INTEGER) AS step,"
-        " sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), sum(coalesce(usd, 0)) FROM calls"
-        " GROUP BY role, step ORDER BY role, step", begin, width,
-    ):  # fmt: skip
+    for role, step, tokens, usd in spending:
         curve = curves.setdefault(role, [(0.0, 0, 0.0)])
         _, tokens_before, usd_before = curve[-1]
         curve.append(((step + 1) * width / 3600, tokens_before + tokens, usd_before + usd))
@@ -122,13 +109,7 @@ _SHOWN = ("kind", "text", "status", "explanation", "guide", "weights", "model", 
 
 def read_traces(records: Records, *, at_most: int) -> Iterator[dict[str, Any]]:
     """The traces of the run as it is set up now, as the page wants them."""
-    for stage in records.current_stages():
-        for row in records.each(
-            "SELECT question_id, outcome, tries, question, messages, error FROM traces WHERE stage = ? AND recipe = ?"
-            " ORDER BY position LIMIT ?", stage.name, stage.recipe, at_most,
-        ):  # fmt: skip
-            at_most -= 1
-            yield _trace(stage.name, *row)
+    return (_trace(row) for row in records.current_trace_rows(at_most=at_most))
 
 
 def count_traces(records: Records) -> int:
@@ -136,14 +117,13 @@ def count_traces(records: Records) -> int:
     return sum(n for stage in records.current_stages() for _, _, n in records.trace_totals(stage.name, stage.recipe))
 
 
-def _trace(
-    stage: str, id_: str, outcome: str, tries: int, question: str, messages: str, error: str | None
-) -> dict[str, Any]:
-    asked = json.loads(question)
-    said = [_message(message) for message in json.loads(messages)]
+def _trace(row: TraceRow) -> dict[str, Any]:
+    asked = row.question
+    said = [_message(message) for message in row.messages]
     text = f"{asked['title']}\n\n{asked['question']}" if asked.get("title") else asked["question"]
-    trace = {"stage": stage, "id": id_, "outcome": outcome, "tries": tries, "question": text, "messages": said}
-    more = {"error": error, "reference": asked.get("reference")}
+    trace = {"stage": row.stage, "id": row.question_id, "outcome": row.outcome, "tries": row.tries}
+    trace |= {"question": text, "messages": said}
+    more = {"error": row.error, "reference": asked.get("reference")}
     return trace | {name: value for name, value in more.items() if value}
 
 
@@ -155,7 +135,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 def held_out_traces(records: Records, contents: Contents) -> Iterator[dict[str, Any]]:
     """Every held-out question as a trace: each student's reply and what the judge made of it."""
-    prompts = _prompts(records)
+    prompts = records.prompts("student", EVALUATE)  # a held-out question stands only in the calls about it
     for held in contents.heldout:
         ids = dict.fromkeys(id_ for results in held.results.values() for id_ in results)
         for id_ in ids:
@@ -169,15 +149,6 @@ def held_out_traces(records: Records, contents: Contents) -> Iterator[dict[str, 
                 "question": prompts.get(id_, id_),
                 "messages": [message for pair in said for message in pair],
             }
-
-
-def _prompts(records: Records) -> dict[str, str]:
-    """What the student was asked, by question id: the store holds a held-out question only in its calls."""
-    rows = records.each(
-        "SELECT question_id, request FROM calls WHERE rowid IN"
-        " (SELECT max(rowid) FROM calls WHERE role = 'student' AND stage = ? GROUP BY question_id)", EVALUATE,
-    )  # fmt: skip
-    return {id_: json.loads(request)["messages"][-1]["content"] for id_, request in rows}
 
 
 def _outcome(result: Result) -> str:

@@ -22,7 +22,7 @@ import jinja2
 from meteor_agents.errors import UsageError
 from meteor_agents.report.charts import charts
 from meteor_agents.report.contents import Contents, count_traces, held_out_traces, read_contents, read_traces
-from meteor_agents.store.store import Records
+from meteor_agents.store.records import Records
 
 HERE = Path(__file__).resolve().parent
 TRACES = 20_000

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import time
 from pathlib import Path
 from types import TracebackType
 
 from meteor_agents.errors import StoreError
+from meteor_agents.store.database import open_read_only
+from meteor_agents.store.schema import is_empty
 
 
 class RunDirectory:
-    """Paths of a run, and the lock that keeps a second process out.
+    """The paths of a run, and the lock that keeps a second process out.
 
-    The lock is the operating system's (flock): it goes with the process, however that ends, so no one has to clear it.
+    As a context manager it makes the folder and holds the lock. Raises `StoreError` when the folder cannot be used, when
+    another process holds it, and when a run was held here whose store is gone.
+
+    The lock belongs to the process, and ends with it however it ends. A child that the process has forked does not hold
+    it on (`fcntl.lockf`, unlike `flock`). What is made here can be read by its owner only, whatever the umask.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,60 +34,110 @@ class RunDirectory:
         self._lock: int | None = None
 
     def set_aside(self) -> Path | None:
-        """Move an earlier run out of the way (`--fresh`); where it is now, or None if there was none."""
+        """Rename the folder of an earlier run (`--fresh`). Returns its new path, or None if there was none.
+
+        Raises `StoreError` while another process works there.
+        """
         if not self.path.exists():
             return None
-        with self:
+        self._hold()
+        try:
             aside = self.path.with_name(f"{self.path.name}.{time.strftime('%Y%m%d-%H%M%S')}")
             self.path.rename(aside)
+        except OSError as error:
+            raise self._unusable(error) from error
+        finally:
+            self._close()
         return aside
 
+    def write_config(self, text: str) -> None:
+        """Write config.yaml, all or nothing, for its owner only. Raises `OSError`."""
+        scratch = self.config.with_name(f".{self.config.name}.part")
+        scratch.unlink(missing_ok=True)
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+            out.write(text)
+        scratch.replace(self.config)
+
     def __enter__(self) -> RunDirectory:
+        self._hold()
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise self._unusable(error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            self._close()
-            raise StoreError(
-                f"{self.path} is in use by another meteor (process {owner}); wait for it, or use another --run-dir"
-            ) from None
-        except OSError as error:
-            self._close()
-            raise self._unusable(error) from error
-        try:
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
             self._check_store()
-        except OSError as error:
-            self._close()
-            raise self._unusable(error) from error
         except StoreError:
             self._close()
             raise
         return self
-
-    def _check_store(self) -> None:
-        """An empty file would be taken for a new store, and a run would start over without a word."""
-        if self.config.exists() and self.database.exists() and self.database.stat().st_size == 0:
-            raise StoreError(
-                f"{self.database} is empty, though a run was held here: put a copy of it back, or remove the file to "
-                "start over beside the checkpoints"
-            )
-
-    def _unusable(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.path} cannot be used as a run directory: {error.strerror}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
 
+    def _hold(self) -> None:
+        """Make the folder if need be, and take the lock."""
+        try:
+            _make_private(self.path)
+            self.checkpoints.mkdir(exist_ok=True)
+            os.close(os.open(self.log, os.O_WRONLY | os.O_CREAT, 0o600))
+            self._lock = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, str(os.getpid()).encode(), 0)
+        except BlockingIOError:
+            raise self._in_use() from None
+        except PermissionError as error:  # what lockf reports on some systems
+            raise (self._in_use() if self._lock is not None else self._unusable(error)) from None
+        except OSError as error:
+            self._close()
+            raise self._unusable(error) from error
+
+    def _in_use(self) -> StoreError:
+        assert self._lock is not None
+        owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        self._close()
+        return StoreError(
+            f"{self.path} is in use by another meteor (process {owner}); wait for it, or use another --run-dir"
+        )
+
+    def _check_store(self) -> None:
+        """A missing or empty store would be taken for a new one, and everything would be paid for again."""
+        if not self.config.exists():
+            return
+        if not self.database.exists():
+            raise self._lost("is missing")
+        if self.database.stat().st_size == 0 or self._has_no_tables():
+            raise self._lost("is empty")
+
+    def _has_no_tables(self) -> bool:
+        """True of a copy made while the run went on, without `run.db-wal`. What is damaged is left to whoever reads it."""
+        try:
+            connection = open_read_only(self.database)
+        except sqlite3.Error:
+            return False
+        try:
+            return is_empty(connection)
+        except sqlite3.Error:
+            return False
+        finally:
+            connection.close()
+
+    def _lost(self, state: str) -> StoreError:
+        return StoreError(
+            f"{self.database} {state}, though a run was held here: put a copy of it back (of a run that goes on: with "
+            "run.db-wal), or start over with --fresh, which pays for every call again and keeps this folder aside"
+        )
+
+    def _unusable(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.path} cannot be used as a run directory: {error.strerror}")
+
     def _close(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder for its owner only; one that is there keeps the access that its owner gave it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o700)

@@ -1,21 +1,18 @@
-"""The tables of a run's store, and how a store of an older version becomes one of this version.
+"""The tables of a run's store.
 
-Totals are kept by triggers, in the transaction of the row that they count: they cannot differ from it, and `status` need
-not read every call.
+Triggers keep the totals, in the same transaction as the row that they count. So totals never differ from the rows, and
+`meteor status` does not have to read every call.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 from pathlib import Path
 
-from meteor_agents.calls.keys import call_key
 from meteor_agents.errors import StoreError
-from meteor_agents.models import SamplingParams
 
 SCHEMA_VERSION = 2
+"""Kept by SQLite as `user_version`. A store of another version is refused."""
 
 _COUNT_CALL = """BEGIN
     INSERT INTO totals VALUES (NEW.role, NEW.stage, 1, coalesce(NEW.input_tokens, 0), coalesce(NEW.output_tokens, 0),
@@ -80,86 +77,34 @@ CREATE TABLE counters (
 """
 
 
-def create_or_migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Give an empty file its tables, and an older store those of this version. Raises `StoreError`, `sqlite3.Error`."""
+def create_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables in an empty file; leave a store of this version as it is.
+
+    Raises `StoreError` for a store of another version, and `sqlite3.Error` where the file cannot be used.
+    """
     version = version_of(connection)
-    if version == 0 and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    elif version == 1:
-        _from_version_1(connection)
+    if version == 0 and is_empty(connection):
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     else:
         check_version(version, path)
 
 
+def is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether the file holds no table at all: a new store, or what is left of one whose write-ahead log was lost."""
+    return not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
 def version_of(connection: sqlite3.Connection) -> int:
+    """The version of the store; 0 for an empty file."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def check_version(version: int, path: Path) -> None:
-    """Raises `StoreError` unless the store is of this version."""
-    if version == SCHEMA_VERSION:
-        return
-    advice = (
-        "the next stage command on this run (for example `meteor run`) brings it up to date"
-        if version == 1
-        else "use the meteor that wrote it, or another --run-dir"
-    )
-    raise StoreError(f"{path} has store version {version}, this meteor reads version {SCHEMA_VERSION}; {advice}")
-
-
-# version 1: the call's key held max_tokens, and nothing was totalled
-
-
-def _from_version_1(connection: sqlite3.Connection) -> None:
-    """All or nothing. A reply whose new key cannot be told keeps its old one: it is not found, and still counted."""
-    with connection:
-        connection.execute("BEGIN IMMEDIATE")
-        for table in ("calls", "traces"):
-            connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-        connection.execute("DROP INDEX traces_in_order")
-        kept = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for statement in _statements(SCHEMA):
-            name = statement.split()[2]
-            if not (statement.startswith("CREATE TABLE") and name in kept):
-                connection.execute(statement)
-        columns = (
-            "role, stage, question_id, tries, request, reply, finish_reason, model, input_tokens, output_tokens, usd"
+    """Raises `StoreError` unless the store has this version."""
+    if version == 0:
+        raise StoreError(f"{path} holds no run: it is empty, or was copied from a run that went on without its run.db-wal")
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} has store version {version}, this meteor reads version {SCHEMA_VERSION}; "
+            "use the meteor that wrote it, start over with --fresh (which keeps it aside), or use another --run-dir"
         )
-        old_calls = connection.execute(
-            f"SELECT key, weights, {columns}, seconds, created FROM old_calls ORDER BY created"
-        )
-        connection.executemany(f"INSERT INTO calls VALUES ({','.join('?' * 16)})", map(_call_of_version_1, old_calls))
-        connection.execute(
-            "INSERT INTO traces SELECT position, stage, recipe, question_id, outcome, tries, question, messages, error,"
-            " created FROM old_traces ORDER BY position"
-        )
-        for table in ("calls", "traces"):
-            connection.execute(f"DROP TABLE old_{table}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _statements(script: str) -> list[str]:
-    """The script cut where `sqlite3` finds a statement complete; a trigger's body holds semicolons of its own."""
-    found, begun = [], ""
-    for line in script.splitlines():
-        begun += line + "\n"
-        if sqlite3.complete_statement(begun):
-            found.append(begun.strip())
-            begun = ""
-    return found
-
-
-def _call_of_version_1(row: tuple[object, ...]) -> tuple[object, ...]:
-    key, weights, role, stage, question_id, tries, request, *reply = row
-    asked = json.loads(str(request))
-    sampling = SamplingParams.model_validate(asked["sampling"])
-    messages = [(message["role"], message["content"]) for message in asked["messages"]]
-    for identity in (str(weights), str(reply[2])):
-        for again in (0, 1):
-            if key == _key_of_version_1(role, identity, asked, tries, again):
-                key = call_key(str(role), identity, messages, sampling, int(str(tries)), again)
-    return (key, weights, sampling.max_tokens, role, stage, question_id, tries, request, *reply)
-
-
-def _key_of_version_1(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

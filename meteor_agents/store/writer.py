@@ -1,4 +1,4 @@
-"""One thread that owns the writing connection, and commits whatever has queued up meanwhile as one transaction."""
+"""One thread owns the writing connection. It commits whatever has queued up as one transaction."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meteor_agents.errors import StoreError
+from meteor_agents.safe_text import clean
 
-GATHER_S = 0.002
-"""How long, while many come, a row waits to be committed with others: what a kill costs besides the calls in flight."""
-CROWD = 4
-"""More rows than this at once are many."""
 WOKEN_AT_ONCE = 8
-"""How many of those who wait for a commit go on in one turn of the event loop."""
+"""How many of those who wait for a commit continue in one turn of the event loop: waking hundreds at once would make every
+timer late (docs/design/engine-costs.md)."""
 KEPT_BACK = 32
-"""How many rows that no one waits for are kept back until someone does."""
+"""How many rows that no one waits for are kept back until someone waits for one."""
+LOCKED_NOTE_S = 5.0
+"""After how long a lock of another program is reported, and then again every so often."""
+LOCKED_S = 600.0
+"""How long such a lock is waited for before the run ends."""
+LOCKED_AT_CLOSE_S = 60.0
+"""The same, when the run has ended and only waits for its last rows."""
+LARGEST = 2**63 - 1
+"""Of the integers that SQLite holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,45 +43,50 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
+    """A coroutine that waits until its row is committed."""
+
     loop: asyncio.AbstractEventLoop
     written: asyncio.Future[None]
 
 
 class GroupCommit:
-    """Statements in the order in which they came. After a failure nothing more is written, and everyone is told."""
+    """Writes statements in the order in which they came.
+
+    After a failure nothing more is written: whoever waits, and whoever writes later, gets the same `StoreError`.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self.listener: Callable[[str], None] = lambda sentence: None
+        """Hears, in the writing thread, that another program keeps the file locked."""
         self._gathered: list[Write] = []
-        self._crowded = False
+        self._closing = False
         self._queued: queue.SimpleQueue[list[Write] | None] = queue.SimpleQueue()
         self._failed: StoreError | None = None
         self._thread = threading.Thread(target=self._write_until_closed, name="store-writer", daemon=True)
         self._thread.start()
 
     async def write(self, sql: str, *values: Any) -> None:
-        """Returns once committed. Cancelling the caller does not take the row back. Raises `StoreError`."""
+        """Returns once the row is committed. Cancelling the caller does not take the row back. Raises `StoreError`."""
         if self._failed:
             raise self._failed
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop, loop.create_future())
         if not any(write.waiter for write in self._gathered):
-            if self._crowded:
-                loop.call_later(GATHER_S, self._hand_over)
-            else:
-                loop.call_soon(self._hand_over)
+            loop.call_soon(self._hand_over)  # with all that this turn of the loop still writes
         self._gathered.append(Write(sql, values, waiter))
         await waiter.written
 
     def write_soon(self, sql: str, *values: Any) -> None:
-        """Returns at once; goes with the next `write`, or with `close`. If it cannot be written, the next one says so."""
+        """Returns at once. The row goes with the next `write`, or with `close`; a failure is raised by the next `write`."""
         self._gathered.append(Write(sql, values))
         if len(self._gathered) > KEPT_BACK:
             self._hand_over()
 
     def close(self) -> None:
         """Commit what is queued. A later write raises `StoreError`."""
+        self._closing = True
         self._hand_over()
         self._queued.put(None)
         self._thread.join()
@@ -83,7 +95,6 @@ class GroupCommit:
     def _hand_over(self) -> None:
         """Give the thread what the loop has gathered: waking it once for many rows costs less than once for each."""
         batch, self._gathered = self._gathered, []
-        self._crowded = len(batch) > CROWD
         if batch:
             self._queued.put(batch)
 
@@ -105,19 +116,48 @@ class GroupCommit:
             yield [write for batch in queued if batch is not None for write in batch]
 
     def _commit(self, batch: Sequence[Write]) -> StoreError | None:
-        """All of the batch or nothing of it. The failure, whatever it is: raised here it would leave everyone waiting."""
+        """Commit all of the batch or nothing of it. Returns the failure, whatever it is: raised, it would end the thread
+        and leave everyone waiting."""
         try:
-            with self._connection as connection:
-                connection.execute("BEGIN IMMEDIATE")
+            self._begin()
+            with self._connection:
                 for write in batch:
-                    connection.execute(write.sql, write.values)
+                    self._execute(write)
         except Exception as error:
             return StoreError(f"{self._path} cannot be written: {error}; what was committed is still there")
         return None
 
+    def _begin(self) -> None:
+        """Take the write lock. While another program has it, wait and say so."""
+        started = time.monotonic()
+        while True:
+            try:
+                self._connection.execute(f"PRAGMA busy_timeout = {int(LOCKED_NOTE_S * 1000)}")
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                waited = time.monotonic() - started
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or waited >= (LOCKED_AT_CLOSE_S if self._closing else LOCKED_S):
+                    raise
+                self.listener(f"{self._path} has been locked by another program for {waited:.0f} s: waiting for it")
+
+    def _execute(self, write: Write) -> None:
+        try:
+            self._connection.execute(write.sql, write.values)
+        except (UnicodeEncodeError, OverflowError):  # whatever slipped through to here must not end the run for good
+            self._connection.execute(write.sql, tuple(map(_bounded, write.values)))
+
+
+def _bounded(value: Any) -> Any:
+    """The value as SQLite can hold it."""
+    if isinstance(value, str):
+        return clean(value)
+    return max(-LARGEST, min(value, LARGEST)) if isinstance(value, int) else value
+
 
 def _tell(batch: Sequence[Write], failure: StoreError | None) -> None:
-    """Wake everyone who waits: one call into each loop, however many wait there."""
+    """Wake everyone who waits, with one call into each event loop."""
     waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
     for write in batch:
         if write.waiter is not None:
@@ -128,7 +168,7 @@ def _tell(batch: Sequence[Write], failure: StoreError | None) -> None:
 
 
 def _settle(futures: Sequence[asyncio.Future[None]], failure: StoreError | None) -> None:
-    """A few at a time: hundreds of conversations that go on at once would hold the loop."""
+    """Wake a few now and the others in the next turns of the loop."""
     if len(futures) > WOKEN_AT_ONCE:
         asyncio.get_running_loop().call_soon(_settle, futures[WOKEN_AT_ONCE:], failure)
     for future in futures[:WOKEN_AT_ONCE]:

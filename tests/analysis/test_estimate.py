@@ -17,7 +17,7 @@ from meteor_agents.analysis.rehearsed_run import Given
 from meteor_agents.assembly.opening import open_templates, stored_lineage
 from meteor_agents.backends.local.token_counting import local_counter
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.recorded import Price
+from meteor_agents.calls.budget import Price
 from meteor_agents.models import ChatMessage, SamplingParams, TokenCounter
 from meteor_agents.pipeline.cast import FreeJudges
 from meteor_agents.pipeline.pipeline import Pipeline

@@ -24,7 +24,7 @@ from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.pipeline.cast import Cast, RoleModel
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.verifiers import open_verifier
 from tests.pipeline.test_pipeline import BASE, FolderTrainer, Learner, Run, questions
 from tests.support.chat_server import running_server

@@ -8,8 +8,9 @@ import pytest
 
 from meteor_agents.abilities import LoadsWeights, innermost
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Retrying, Throttled
-from meteor_agents.errors import CredentialsError, ModelError, RefusedCallError, TransientModelError
+from meteor_agents.calls.retrying import Retrying
+from meteor_agents.calls.throttled import Throttled
+from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
 from meteor_agents.settings.limits import Limits
 
@@ -138,7 +139,7 @@ def test_no_retries_means_one_call() -> None:
     assert model.calls == 1
 
 
-@pytest.mark.parametrize("error", [RefusedCallError("no"), CredentialsError("no"), ModelError("no")])
+@pytest.mark.parametrize("error", [RefusedCallError("no"), CredentialsError("no"), QuotaError("no"), ModelError("no")])
 def test_other_errors_are_not_tried_again(error: ModelError) -> None:
     model = failing([TransientModelError("busy"), error])
     with pytest.raises(ModelError, match="no"):

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Retrying, Throttled
-from meteor_agents.calls.server import STEPS, AdaptiveLimit, Breaker, BreakerRule, Server
+from meteor_agents.calls.concurrency import STEPS, AdaptiveLimit
+from meteor_agents.calls.health import Breaker, BreakerRule
+from meteor_agents.calls.retrying import Retrying
+from meteor_agents.calls.server import Server
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, TransientModelError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
 from meteor_agents.settings.limits import Limits

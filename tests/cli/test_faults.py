@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.messages import Status
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from tests.support.faulty_server import FaultyServer, faulty_server, free_port
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Throttled
 from meteor_agents.calls.tally import Tally
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.cli.progress import JsonLog, LiveView, PlainLines
 from meteor_agents.errors import StoreError
 from meteor_agents.events import (

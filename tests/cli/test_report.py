@@ -17,7 +17,8 @@ from meteor_agents.method.replies import CRITERIA
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.report import chart_library, write_report
 from meteor_agents.report.contents import read_traces
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.records import open_for_reading
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 from tests.support.browser import CHROMIUM, Page, opened

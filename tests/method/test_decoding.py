@@ -31,7 +31,7 @@ from meteor_agents.models import ChatMessage, Completion, FinishReason, Likeliho
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier
 

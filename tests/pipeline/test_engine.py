@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import pytest
 
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.limits import Throttled
+from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import (
     BudgetReached,
     CredentialsError,
     ModelError,
+    QuotaError,
     RefusedCallError,
     ServerDown,
     StoreError,
@@ -90,8 +91,8 @@ def test_a_model_error_is_a_failed_trace_and_the_run_goes_on() -> None:
     assert len(sink.traces) == 40
 
 
-@pytest.mark.parametrize("error", [CredentialsError("wrong key"), ZeroDivisionError("a bug")])
-def test_a_wrong_key_or_a_bug_ends_the_run_and_leaves_no_task(error: Exception) -> None:
+@pytest.mark.parametrize("error", [CredentialsError("wrong key"), QuotaError("no credit"), ZeroDivisionError("a bug")])
+def test_a_wrong_key_no_credit_or_a_bug_ends_the_run_and_leaves_no_task(error: Exception) -> None:
     async def conversation(question: Question) -> Trace:
         if question.id == "5":
             raise error

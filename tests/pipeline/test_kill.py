@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from tests.support.chat_server import ChatServer, request_hash, running_server
 from tests.support.server_project import Project
 from tests.support.update_program import BOUNDARIES, begin

@@ -95,7 +95,7 @@ def test_every_message_says_which_weights_spoke_it(tmp_path: Path) -> None:
     run()
     from contextlib import closing
 
-    from meteor_agents.store.store import open_for_reading
+    from meteor_agents.store.records import open_for_reading
 
     with closing(open_for_reading(run.folder / "run.db")) as records:
         spoken = records.read("SELECT weights FROM calls WHERE stage = 'refine' AND role = 'student'")

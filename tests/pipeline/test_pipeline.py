@@ -17,7 +17,8 @@ from rich.console import Console
 from meteor_agents import prompts
 from meteor_agents.analysis.status import read_status
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.calls.recorded import Budget, RecordedModel
+from meteor_agents.calls.budget import Budget
+from meteor_agents.calls.recorded import RecordedModel
 from meteor_agents.cli.tables import status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
@@ -37,7 +38,8 @@ from meteor_agents.pipeline.served_student import ServedStudent
 from meteor_agents.pipeline.session import QuestionSets, Session
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.records import open_for_reading
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint, Example, PreferencePair, TrainingJob, TrainingReport
 from meteor_agents.verifiers import open_verifier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -16,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from meteor_agents.errors import StoreError
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Store, open_for_reading
+from meteor_agents.store.store import Store
 from tests.support.chat_server import ChatServer, running_server
 from tests.support.server_project import Project, environment
 
@@ -131,90 +131,50 @@ def test_a_damaged_store_is_said_by_every_command_and_left_as_it_is(project: Pro
     assert (aside / "run.db").read_bytes() == bytes(content)
 
 
-def test_an_empty_store_where_a_run_was_is_not_started_over_silently(project: Project) -> None:
+@pytest.mark.parametrize("loss", ["emptied", "removed", "copied while the run went on, without its write-ahead log"])
+def test_a_store_that_is_lost_is_not_started_over_silently(
+    project: Project, server: ChatServer, tmp_path: Path, loss: str
+) -> None:
     project.refine("--limit", "2")
-    project.database.write_bytes(b"")
-    assert "is empty, though a run was held here" in fails(project)
+    if loss == "emptied":
+        project.database.write_bytes(b"")
+    elif loss == "removed":
+        project.database.unlink()
+    else:
+        live = Store(tmp_path / "live.db")
+        content = (tmp_path / "live.db").read_bytes()
+        live.close()
+        assert content
+        project.database.write_bytes(content)
+    asked = len(server.log())
+    said = fails(project)
+    assert f"is {'missing' if loss == 'removed' else 'empty'}, though a run was held here" in said
+    assert "start over with --fresh, which pays for every call again and keeps this folder aside" in said
+    assert len(server.log()) == asked
+    project.refine("--limit", "2", "--fresh")
+    assert project.status()["stages"]["refine"]["state"] == "done"
 
 
 # versions
 
 
-def version_1_store(path: Path, project: Project) -> None:
-    """The project's store as version 1 would have written it."""
-    from meteor_agents.store.schema import _key_of_version_1
-
-    with closing(open_for_reading(project.database)) as records, closing(sqlite3.connect(path)) as old:
-        old.executescript(VERSION_1)
-        columns = (
-            "key, weights, role, stage, question_id, tries, request, reply, finish_reason, model, input_tokens,"
-            " output_tokens, usd, seconds, created"
-        )
-        for _, weights, role, stage, question, tries, request, *rest in records.read(f"SELECT {columns} FROM calls"):
-            key = _key_of_version_1(role, weights, json.loads(request), tries, 0)
-            row = (key, weights, role, stage, question, tries, json.dumps(json.loads(request)), *rest)
-            old.execute(f"INSERT INTO calls VALUES ({','.join('?' * 15)})", row)
-        for table in ("rounds", "stages", "scores", "evaluations", "counters"):
-            for row in records.read(f"SELECT * FROM {table}"):
-                old.execute(f"INSERT INTO {table} VALUES ({','.join('?' * len(row))})", row)
-        columns = "stage, recipe, question_id, outcome, tries, question, messages, error, position, created"
-        for row in records.read(f"SELECT {columns} FROM traces"):
-            old.execute(f"INSERT INTO traces VALUES ({','.join('?' * 10)})", row)
-        old.commit()
+def test_a_store_of_version_1_is_refused_in_words(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "run.db")) as connection:
+        connection.executescript("CREATE TABLE calls (key TEXT); PRAGMA user_version = 1;")
+    for opened in (Store, open_for_reading):
+        with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 2; use the meteor that wrote"):
+            opened(tmp_path / "run.db")
 
 
-VERSION_1 = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE calls (
-    key TEXT NOT NULL, weights TEXT NOT NULL, role TEXT NOT NULL, stage TEXT NOT NULL, question_id TEXT NOT NULL,
-    tries INTEGER NOT NULL, request TEXT NOT NULL, reply TEXT NOT NULL, finish_reason TEXT NOT NULL, model TEXT NOT NULL,
-    input_tokens INTEGER, output_tokens INTEGER, usd REAL, seconds REAL NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (key, weights)) WITHOUT ROWID;
-CREATE TABLE traces (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL, outcome TEXT NOT NULL, tries INTEGER NOT NULL,
-    question TEXT NOT NULL, messages TEXT NOT NULL, error TEXT, position INTEGER NOT NULL, created REAL NOT NULL,
-    PRIMARY KEY (stage, recipe, question_id)) WITHOUT ROWID;
-CREATE INDEX traces_in_order ON traces (stage, recipe, position);
-CREATE TABLE rounds (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, round INTEGER NOT NULL, traces TEXT NOT NULL, data_hash TEXT NOT NULL,
-    start TEXT NOT NULL, checkpoint TEXT NOT NULL, promoted INTEGER NOT NULL, reason TEXT NOT NULL, report TEXT NOT NULL,
-    created REAL NOT NULL, PRIMARY KEY (stage, recipe, round)) WITHOUT ROWID;
-CREATE TABLE stages (
-    stage TEXT NOT NULL, recipe TEXT NOT NULL, state TEXT NOT NULL, questions INTEGER NOT NULL, checkpoint TEXT NOT NULL,
-    seconds REAL NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (stage, recipe)) WITHOUT ROWID;
-CREATE TABLE scores (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL,
-    result TEXT NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe, question_id)) WITHOUT ROWID;
-CREATE TABLE evaluations (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, label TEXT NOT NULL, metrics TEXT NOT NULL,
-    position INTEGER NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe)) WITHOUT ROWID;
-CREATE TABLE counters (
-    role TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID;
-PRAGMA user_version = 1;
-"""
-
-
-def test_a_store_of_version_1_is_brought_up_to_date_and_its_replies_are_reused(
-    tmp_path: Path, project: Project, server: ChatServer
-) -> None:
-    project.refine("--limit", "20")
-    expected, spent = project.status(), Path("runs/old")
-    folder = project.folder / spent
-    folder.mkdir()
-    version_1_store(folder / "run.db", project)
-    with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 2; the next stage command"):
-        open_for_reading(folder / "run.db")
-    before = len(server.log())
-    project.refine("--limit", "20", "--run-dir", str(spent))
-    assert len(server.log()) == before
-    with closing(open_for_reading(folder / "run.db")) as records:
-        by_role = records.spent_by_role()
-        assert {role: used.calls for role, used in by_role.items()} == {
-            role: row["made"] for role, row in expected["calls"].items()
-        }
-        assert len(list(records.current_traces())) == 20
-        (stage,) = records.current_stages()
-        assert sum(n for *_, n in records.trace_totals(stage.name, stage.recipe)) == 20
+def test_a_store_of_this_version_written_by_earlier_code_opens_and_serves_its_replies(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "version-2.db", tmp_path / "run.db")
+    with closing(Store(tmp_path / "run.db")) as store:
+        assert store.spent().calls == 12
+        assert [trace.outcome.value for trace in store.current_traces()].count("accepted") == 2
+        ((key, weights, limit, reply),) = store.read("SELECT key, weights, max_tokens, reply FROM calls LIMIT 1")
+        found = store.find_call(key, [weights], limit)
+        assert found is not None
+        assert found.text == reply
 
 
 def test_a_store_of_a_newer_version_is_refused_in_words(project: Project) -> None:
@@ -222,31 +182,6 @@ def test_a_store_of_a_newer_version_is_refused_in_words(project: Project) -> Non
     with closing(sqlite3.connect(project.database)) as connection:
         connection.execute("PRAGMA user_version = 99")
     assert "has store version 99, this meteor reads version 2; use the meteor that wrote it" in fails(project)
-
-
-def test_a_migration_that_is_killed_has_not_begun(tmp_path: Path, project: Project) -> None:
-    project.refine("--limit", "20")
-    old = tmp_path / "old.db"
-    version_1_store(old, project)
-    program = (
-        "import os, signal, sys; from pathlib import Path; import meteor_agents.store.schema as schema\n"
-        "real, told = schema._call_of_version_1, []\n"
-        "def call(row):\n"
-        "    told.append(row)\n"
-        "    if len(told) == 15: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(row)\n"
-        "schema._call_of_version_1 = call\n"
-        "from meteor_agents.store.store import Store\n"
-        "Store(Path(sys.argv[1]))"
-    )
-    killed = subprocess.run([sys.executable, "-c", program, str(old)], check=False, capture_output=True, timeout=60)
-    assert killed.returncode == -9
-    with pytest.raises(StoreError, match="store version 1"):
-        open_for_reading(old)
-    store = Store(old)
-    store.close()
-    with closing(open_for_reading(old)) as records, closing(open_for_reading(project.database)) as expected:
-        assert records.spent().calls == expected.spent().calls
 
 
 def test_a_run_directory_that_cannot_be_locked_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meteor_agents import prompts
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from tests.support.chat_server import ChatServer, running_server
 from tests.support.server_project import Project, environment
 

@@ -17,8 +17,10 @@ import pytest
 from meteor_agents.errors import StoreError
 from meteor_agents.messages import Attempt, Question, Status, Verdict
 from meteor_agents.models import Completion, FinishReason, Usage
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
-from meteor_agents.store.store import Round, Store, open_for_reading
+from meteor_agents.store.stage_records import Round
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 
 REPLY = Completion("hello", FinishReason.COMPLETE, Usage(input_tokens=3, output_tokens=2), "m", "w1")
@@ -136,12 +138,10 @@ def test_a_failing_write_is_said_and_ends_the_store(store: Store) -> None:
 
 
 def test_any_failure_of_a_write_fails_who_waits_and_who_comes_later(store: Store) -> None:
-    unencodable = Completion("\ud800", FinishReason.COMPLETE, Usage(), "m", "w1")
-
-    async def write() -> list[BaseException | None]:
+    async def write() -> list[BaseException | Completion | None]:
         first = await asyncio.gather(
             store.set_meta("a", 1),
-            store.add_call("k", "student", "s", "q", 1, "{}", unencodable, None, 0.0, max_tokens=9),
+            store.add_score("c", "h", "r", "q", None),  # type: ignore[arg-type]  # NULL, which the table refuses
             store.set_meta("b", 1), return_exceptions=True,
         )  # fmt: skip
         later = await asyncio.gather(store.set_meta("c", 1), return_exceptions=True)

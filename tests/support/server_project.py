@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from meteor_agents.cli.app import app, exit_code
 from meteor_agents.errors import MeteorError
-from meteor_agents.store.store import open_for_reading
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Trace
 from tests.support.chat_server import ChatServer
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from meteor_agents.events import Event, UpdateFinished
 from meteor_agents.models import Completion
-from meteor_agents.store.store import Round, Store
+from meteor_agents.store.stage_records import Round
+from meteor_agents.store.store import Store
 from meteor_agents.traces import Trace
 from meteor_agents.training import TrainingJob, TrainingReport
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
