@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.backends.local.catalog import CATALOG, Source, model_folder
+from meteor_agents.backends.local.library_noise import silence_libraries
 from meteor_agents.errors import MissingExtraError, UsageError
 
 
@@ -110,23 +111,29 @@ def convert(gguf: Path, source: Source, folder: Path) -> None:
     """Write the GGUF model as a plain float32 Hugging Face folder: safetensors, tokenizer, chat template, configs."""
     import torch
     import transformers
-    from safetensors.torch import save_file
 
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    silence_libraries()
     place: dict[str, Any] = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**place)
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that no setting turns off
         widened = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    folder.mkdir()
-    # Not by save_pretrained, which imports deepspeed where that is installed: for seconds, with a warning about devices.
-    save_file(_stored_weights(widened), folder / "model.safetensors", metadata={"format": "pt"})
-    _plain_config(widened).save_pretrained(folder)
-    generation = transformers.GenerationConfig(
-        bos_token_id=source.bos, eos_token_id=source.eos, pad_token_id=source.eos
-    )
-    generation.save_pretrained(folder)
+    save_plain(widened, source, folder)
     tokenizer.save_pretrained(folder)
+
+
+def save_plain(model: Any, source: Source, folder: Path) -> None:
+    """Write the model's weights and configs to a new folder, in the model's own number format.
+
+    Not by `save_pretrained`, which imports deepspeed where that is installed: for seconds, and with a warning about devices.
+    """
+    from safetensors.torch import save_file
+    from transformers import GenerationConfig
+
+    folder.mkdir()
+    save_file(_stored_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    _plain_config(model).save_pretrained(folder)
+    generation = GenerationConfig(bos_token_id=source.bos, eos_token_id=source.eos, pad_token_id=source.eos)
+    generation.save_pretrained(folder)
 
 
 def _stored_weights(model: Any) -> dict[str, Any]:
@@ -142,7 +149,7 @@ def _stored_weights(model: Any) -> dict[str, Any]:
 def _plain_config(model: Any) -> Any:
     """The model's config without its origin, by which a reader would take the weights for quantised ones."""
     config = model.config
-    stated = {**config.to_dict(), "architectures": [type(model).__name__], "dtype": "float32"}
+    stated = {**config.to_dict(), "architectures": [type(model).__name__], "dtype": str(model.dtype).removeprefix("torch.")}
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         stated.pop(key, None)
     return type(config).from_dict(stated)

@@ -28,11 +28,12 @@ from meteor_agents.models import ChatMessage, Completion, FinishReason, Sampling
 try:
     import safetensors as safetensors
     import torch as torch
-    import transformers
+    import transformers as transformers
 except ImportError as absent:
     raise MissingExtraError("the transformers backend", "local") from absent
 
 from meteor_agents.backends.local.decoding.request import Request
+from meteor_agents.backends.local.library_noise import silence_libraries
 from meteor_agents.backends.local.loading import load_model
 from meteor_agents.backends.local.worker import FreeMemory, NewWeights, Stop, Worker
 
@@ -61,8 +62,7 @@ class TransformersModel:
         name: str | None = None,
         note: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        silence_libraries()
         self._name = name or _display_name(model)
         loaded = load_model(model, device, dtype, quantization)
         self._context = loaded.context
