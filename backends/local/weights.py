@@ -24,7 +24,7 @@ class ModelWeights:
 
     def __init__(self, module: Any, version: str, folder: Path | None) -> None:
         self.version = version
-        self._module = module
+        self._module: Any = module
         self._source = WeightState.of(folder) if folder is not None else None
         self._absent: list[tuple[torch.nn.Parameter, torch.Size]] = []
         """Parameters that hold no memory now, and their shapes."""

@@ -89,7 +89,7 @@ def answering(body: object) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Nothing is logged."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as httpd:

@@ -66,7 +66,8 @@ def next_logits(
     `ids` and `positions` are (rows, new columns), `mask` is (rows, all columns so far). The logits are
     (rows, vocabulary), in float32. With `keys_and_values` None, the model makes one of its own kind.
     """
-    name = _cache_argument(type(module))
+    kind: Any = type(module)
+    name = _cache_argument(kind)
     output = module(
         input_ids=ids,
         attention_mask=mask,
@@ -79,6 +80,9 @@ def next_logits(
 
 
 @cache
-def _cache_argument(kind: type) -> str:
-    """transformers renamed `past_key_values` to `cache` in some version of 5, and warns about the old name since."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"  # type: ignore[attr-defined]  # a torch module
+def _cache_argument(kind: Any) -> str:
+    """The name of the cache among the arguments of this class of models, and in what it returns.
+
+    transformers 5 renamed `past_key_values` to `cache` in most classes, and warns about the old name there.
+    """
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
