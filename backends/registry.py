@@ -85,6 +85,7 @@ def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings
         max_batch=options.max_batch,
         quantization=options.quantization,
         name=settings.model,
+        note=noting(role, surroundings),
     )
 
 

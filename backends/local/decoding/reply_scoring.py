@@ -1,4 +1,4 @@
-"""How likely a model finds replies that someone else wrote, or that it sampled: one forward pass, nothing decoded."""
+"""The log-likelihood of given replies, by one forward pass; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from meteor_agents.models import Likelihood
 def score_replies(
     model: Any, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], pad: int
 ) -> list[Likelihood]:
-    """The sum of the natural log-probabilities of each reply's tokens after its prompt, computed side by side.
+    """For each reply, the sum of the natural log-probabilities of its tokens after its prompt, and their number.
 
-    Rows are padded on the right, where causal attention does not look.
+    All are computed in one batch. Rows are padded on the right with `pad`, where causal attention does not look.
     """
     if not prompts:
         return []

@@ -255,9 +255,9 @@ def test_memory_that_was_freed_comes_back_with_the_same_weights(tmp_path: Path, 
         assert isinstance(model, FreesMemory)
 
         def held() -> int:
-            loaded = model._worker._loaded
+            loaded = model._worker.loaded
             assert loaded is not None
-            return sum(weight.untyped_storage().nbytes() for weight in loaded.model.state_dict().values())
+            return sum(weight.untyped_storage().nbytes() for weight in loaded.module.state_dict().values())
 
         before, size = await ask_together(model, PROMPTS), held()
         in_flight = asyncio.create_task(ask(model, PROMPTS[0]))
@@ -408,9 +408,9 @@ def test_batch_that_does_not_fit_into_memory_is_halved(folder: Path, beams: int)
 
     async def test(model: TransformersModel) -> None:
         wanted = await ask_in_turn(model, PROMPTS, sampling)
-        loaded = model._worker._loaded
+        loaded = model._worker.loaded
         assert loaded is not None
-        loaded.model.register_forward_pre_hook(small_memory, with_kwargs=True)
+        loaded.module.register_forward_pre_hook(small_memory, with_kwargs=True)
         assert await ask_together(model, PROMPTS, sampling) == wanted
 
     with_model(folder, test)
@@ -422,9 +422,9 @@ def test_failure_inside_the_model_reaches_the_callers_only(folder: Path) -> None
         raise ValueError("a broken layer")
 
     async def test(model: TransformersModel) -> None:
-        loaded = model._worker._loaded
+        loaded = model._worker.loaded
         assert loaded is not None
-        hook = loaded.model.register_forward_pre_hook(broken)
+        hook = loaded.module.register_forward_pre_hook(broken)
         results = await asyncio.gather(*(ask(model, prompt) for prompt in PROMPTS), return_exceptions=True)
         assert all(isinstance(result, ModelError) and "a broken layer" in str(result) for result in results)
         hook.remove()
@@ -480,7 +480,7 @@ def draws() -> Callable[[list[float], float], Counter[int]]:
     require_libraries()
     import torch
 
-    from meteor_agents.backends.local.model import sample_nucleus
+    from meteor_agents.backends.local.decoding.sampling import sample_nucleus
 
     def many(chances: list[float], top_p: float) -> Counter[int]:
         rows = 4000

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from meteor_agents.backends.local import catalog as model_catalog
-from meteor_agents.backends.local.catalog import CATALOG, Source, fetch, find_gguf, resolve
+from meteor_agents.backends.local.catalog import CATALOG, Source, resolve
+from meteor_agents.backends.local.fetching import fetch, find_gguf
 from meteor_agents.errors import UsageError
 from tests.support.tiny_model import installed_gguf, require_libraries
 

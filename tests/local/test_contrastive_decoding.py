@@ -12,7 +12,7 @@ import pytest
 from meteor_agents.abilities import Contrasts, ScoresReplies
 from meteor_agents.errors import ModelError, RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, Contrast, Likelihood, SamplingParams
-from tests.backends.test_transformers_local import PROMPTS, ask_together, with_model
+from tests.local.test_transformers_local import PROMPTS, ask_together, with_model
 from tests.support.tiny_model import make_tiny, require_libraries
 
 ALPHA, BETA, TOKENS = 0.05, 0.8, 12
@@ -81,7 +81,7 @@ def test_in_contrast_with_itself_a_model_is_greedy(folder: Path) -> None:
 
 
 def test_a_weaker_model_that_is_not_there_or_of_another_family_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RefusedCallError, match="no model folder"):
+    with pytest.raises(RefusedCallError, match="is not a model folder"):
         said(folder, ["a"], contrasting(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="no model can be read"):
