@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from meteor_agents.errors import SettingsError
-from meteor_agents.settings.settings import REFERENCE, ModelSettings
+from meteor_agents.settings.roles import REFERENCE, ModelSettings
 from meteor_agents.training import Checkpoint
 
 

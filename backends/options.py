@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from meteor_agents.errors import SettingsError
-from meteor_agents.settings.settings import ModelSettings
-
-HIDDEN = "***"
-"""What a run directory's config.yaml holds in the place of a header's value."""
+from meteor_agents.nearest import did_you_mean
+from meteor_agents.settings.credentials import HIDDEN
+from meteor_agents.settings.roles import ModelSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +117,7 @@ def options_of(role: str, settings: ModelSettings, model: type[AnyOptions]) -> A
         key = f"{role}.{'.'.join(str(part) for part in first['loc'])}"
         if first["type"] == "extra_forbidden":
             known = [*model.model_fields, *ModelSettings.model_fields]
-            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            hint = did_you_mean(str(first["loc"][-1]), known)
             raise SettingsError(f"unknown setting {key!r} for the backend {settings.backend}; {hint}") from error
         raise SettingsError(f"{key}: {message} (backend {settings.backend})") from error
 
@@ -153,7 +151,22 @@ def checked_key(role: str, options: EndpointOptions) -> str | None:
 
 
 def from_environment(setting: str, variable: str) -> str:
+    """The value of an environment variable that holds a key or a header. Raises `SettingsError`, which never shows it."""
     value = os.environ.get(variable, "").strip()
     if not value:
         raise SettingsError(f"{setting}: the environment variable {variable} is not set; export it and run again")
+    for at, character in enumerate(value, 1):
+        if not " " <= character <= "~":
+            what = "a line break" if character in "\r\n" else _invisible(character) or "a character that is not ASCII"
+            raise SettingsError(
+                f"{setting}: the environment variable {variable} holds {what} (character {at} of {len(value)}), which no "
+                "key or header may have; copy the value anew, without line breaks and invisible characters, and export it"
+            )
     return value
+
+
+def _invisible(character: str) -> str | None:
+    """The name of a character that is not seen; None for one that is, which may be a part of a secret."""
+    if unicodedata.category(character)[0] not in "CZ":
+        return None
+    return f"the invisible character U+{ord(character):04X}"

@@ -29,7 +29,10 @@ from meteor_agents.backends.options import (
 from meteor_agents.backends.options import Options as Options  # the public path for backends outside this package
 from meteor_agents.errors import RefusedCallError, SettingsError
 from meteor_agents.models import ChatMessage, ChatModel
-from meteor_agents.settings.settings import REFERENCE, STAGES_THAT_TRAIN, ModelSettings, Settings
+from meteor_agents.settings.credentials import hidden_in
+from meteor_agents.settings.roles import REFERENCE, ModelSettings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import STAGES_THAT_TRAIN
 from meteor_agents.training import Trainer
 from meteor_agents.weight_files import missing_parts
 
@@ -59,6 +62,8 @@ def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | 
     """The chat model of a role. Raises `SettingsError`, `MissingExtraError`."""
     if settings.backend == REFERENCE:
         raise SettingsError(f"{role}.backend: {REFERENCE} is a teacher only; the {role} needs a model")
+    if hidden := hidden_in(settings.options):
+        raise SettingsError(f"{role}.{hidden}: the value was left out when these settings were saved; write it again")
     opener = _BUILTIN.get(settings.backend) or _from_entry_point(settings.backend, role)
     return opener(role, settings, surroundings or Surroundings())
 

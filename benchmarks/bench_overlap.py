@@ -32,7 +32,8 @@ from meteor_agents.calls.tally import Tally
 from meteor_agents.events import CallFinished, Event
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import Trainer, TrainingJob, TrainingReport
@@ -164,7 +165,7 @@ def on_a_real_run(run: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(run, Path(folder) / "run", ignore=shutil.ignore_patterns("run.lock", "*.log"))
             # Questions that stage 2 has not had: no stored reply serves.
-            settings, _ = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
+            settings = read_config(str(run / "config.yaml"), (f"refine.mode={mode}", "refine.skip=708"))
             told(mode, *asyncio.run(refine(copy, settings, find_config("quickstart").parent, None)))
 
 

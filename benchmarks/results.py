@@ -64,7 +64,7 @@ def main() -> None:
     for domain in given.domains.split(","):
         found = [run(domain, seed, runs / f"{domain}-{seed}", given) for seed in range(given.seeds)]
         arms = ablation(domain, runs / f"{domain}-0", given) if domain in given.ablate.split(",") else []
-        student = read_config(domain, given.set)[0].student.identity
+        student = read_config(domain, given.set).student.identity
         page.append(section(domain, student, found, arms))
     page.append(FOOT)
     given.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from meteor_agents.version import VERSION as __version__
 if TYPE_CHECKING:
     from meteor_agents.assembly.run import Run as Run
     from meteor_agents.assembly.run import RunView as RunView
+    from meteor_agents.assembly.run import load_settings as load_settings
     from meteor_agents.assembly.run import open_run as open_run
     from meteor_agents.assembly.run import read_run as read_run
     from meteor_agents.errors import BudgetReached as BudgetReached
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from meteor_agents.models import SamplingParams as SamplingParams
     from meteor_agents.models import Usage as Usage
     from meteor_agents.settings import Settings as Settings
-    from meteor_agents.settings import load_settings as load_settings
     from meteor_agents.store.call_records import CallRecord as CallRecord
     from meteor_agents.store.stage_records import Round as Round
     from meteor_agents.traces import Outcome as Outcome
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
     from meteor_agents.verifiers import Verifier as Verifier
 
 _HOMES = {
-    "assembly.run": ("Run", "RunView", "open_run", "read_run"),
+    "assembly.run": ("Run", "RunView", "load_settings", "open_run", "read_run"),
     "errors": ("BudgetReached", "MeteorError", "ModelError", "StoreError", "TrainingError", "UsageError"),
     "messages": ("Answer", "Attempt", "Guide", "Guideline", "Question", "Status", "Verdict"),
     "models": ("ChatMessage", "ChatModel", "Completion", "FinishReason", "SamplingParams", "Usage"),
-    "settings": ("Settings", "load_settings"),
+    "settings": ("Settings",),
     "store.call_records": ("CallRecord",),
     "store.stage_records": ("Round",),
     "traces": ("Outcome", "Trace"),
@@ -104,7 +104,6 @@ __all__ = [
     "Verifier",
     "__version__",
     "load_settings",
-    "meteor",
     "open_run",
     "read_run",
 ]

@@ -15,7 +15,8 @@ OUTSIDE = ("backends", "cli", "configs", "prompts")
 """Top-level folders that are packages inside `meteor_agents`."""
 
 GROUND = {
-    "abilities", "errors", "events", "messages", "models", "safe_text", "traces", "training", "version", "weight_files",
+    "abilities", "errors", "events", "messages", "models", "nearest", "safe_text", "text_encoding", "traces", "training",
+    "version", "weight_files",
 }  # fmt: skip
 """Modules beside the rooms. They import one another and nothing else of ours."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meteor_agents.backends.base_model import base_checkpoint, trains_here
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import TokenCounter
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import ModelSettings
 
 
 def local_counter(settings: ModelSettings) -> TokenCounter | None:

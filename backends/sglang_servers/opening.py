@@ -13,7 +13,7 @@ from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.model import Member, SGLangModel, SGLangStudent
 from meteor_agents.backends.sglang_servers.options import SGLangOptions
 from meteor_agents.backends.sglang_servers.server import Patience, SGLangServer
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import ModelSettings
 
 
 def open_sglang(

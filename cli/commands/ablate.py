@@ -26,7 +26,7 @@ from meteor_agents.evaluation.statistics import Interval
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import PROFILES
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
@@ -49,7 +49,7 @@ def ablate(
     limit: int | None,
 ) -> None:
     """Run what is not done yet, then print the comparison. The run itself is only read."""
-    settings, base = read_config(config, overrides)
+    settings = read_config(config, overrides)
     run = run_dir or Path("runs") / settings.name
     fragments = {name: _fragment(name) for name in dict.fromkeys(profiles.split(","))}
     untrained = base_checkpoint(settings.student)
@@ -67,7 +67,7 @@ def ablate(
         async def work(session: Session, name: str = name, seed: int = seed) -> None:
             arms.append(await run_arm(session, name, seed))
 
-        request = RunRequest(config, run / FOLDER, limit=limit, settings=(varied, base), work=work)
+        request = RunRequest(config, run / FOLDER, limit=limit, settings=varied, work=work)
         run_stage("self-train", request)
     (run / FOLDER / FOUND).write_bytes(ARMS.dump_json(arms, indent=1))
     print_ablation(arms, start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -24,13 +23,15 @@ from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Event
 from meteor_agents.messages import Question, Status
 from meteor_agents.pipeline.session import QuestionSets
-from meteor_agents.settings.settings import EVALUATED, REFERENCE, ROLES, JudgeSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import REFERENCE, ROLES, JudgeSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.verifiers import open_verifier
 
 
 def check_config(config: str, overrides: tuple[str, ...]) -> None:
     """Print one line a part; raise the first error after all parts have been tried."""
-    settings, base = read_config(config, overrides)
+    settings = read_config(config, overrides)
     typer.echo(f"settings: {settings.name}, valid")
     problems: list[MeteorError] = []
     sets: list[QuestionSets] = []
@@ -47,7 +48,7 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
         lambda: _check_templates(settings, train()),
         lambda: _check_training(settings),
         lambda: _check_budget(settings),
-        lambda: _check_verifier(settings, base, train()),
+        lambda: _check_verifier(settings, train()),
         lambda: _check_labels(settings),
     )
     for check in checks:
@@ -95,10 +96,10 @@ def _check_budget(settings: Settings) -> str:
     return f"budget: {' and '.join(given) or 'none'}"
 
 
-def _check_verifier(settings: Settings, base: Path, questions: Sequence[Question]) -> str:
+def _check_verifier(settings: Settings, questions: Sequence[Question]) -> str:
     if settings.judge.verifier is None:
         return f"judge: a model, {settings.judge.identity}"
-    verifier = open_verifier(settings.judge.verifier, settings.judge.options, base)
+    verifier = open_verifier(settings.judge.verifier, settings.judge.options, settings.base)
     try:
         known = [question for question in questions if question.reference is not None][:20]
         wrong = [q.id for q in known if verifier.verify(q, q.reference or "").status is not Status.CORRECT]

@@ -19,7 +19,9 @@ from meteor_agents.method.agents import ModelJudge, Voice
 from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatMessage, ChatModel, Completion, Occasion, SamplingParams
-from meteor_agents.settings.settings import EVALUATED, ModelSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 
 SAMPLE = 200
 """Questions whose prompts are rendered, to find the longest."""

@@ -13,7 +13,7 @@ from meteor_agents.analysis.figures import Estimate, RoleEstimate, added
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.estimating import estimate_settings, forecast_run, over_budget
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 
@@ -22,11 +22,11 @@ def estimate_config(
     config: str, *, stage: str, run_dir: Path | None, overrides: tuple[str, ...], limit: int | None, no_train: bool
 ) -> None:
     """Print what a stage command would still ask, by role. Nothing is asked, opened for writing or loaded."""
-    settings, base = read_config(config, overrides)
+    settings = read_config(config, overrides)
     directory = RunDirectory(run_dir or Path("runs") / settings.name)
     with closing(open_for_reading(directory.database) if directory.database.exists() else Records.none()) as records:
         found, trains = estimate_settings(
-            stage, settings, base, records, directory.path, limit=limit, trains=not no_train
+            stage, settings, records, directory.path, limit=limit, trains=not no_train
         )
         title = f"meteor {stage}" + (f": what is left to do in {directory.path}" if records.spent().calls else "")
         warning = over_budget(settings, found, records)

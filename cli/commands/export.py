@@ -19,7 +19,8 @@ from meteor_agents.method.agents import Student, Voice
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.training_rows import Converted, distilled, refined
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.settings.settings import Settings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Conversation, Example, PreferencePair, Row
@@ -43,7 +44,7 @@ def export_run(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run directory")
     settings = _settings_of(run)
-    with closing(open_for_reading(run / "run.db")) as records:
+    with closing(open_for_reading(run / "run.db", whole=True)) as records:
         traces = list(records.current_traces())
     rows, left_out = _rows(what, traces, settings)
     if what == "traces" and file_format == "parquet":

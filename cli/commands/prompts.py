@@ -40,7 +40,7 @@ def render_prompt(name: str, config: str | None, folder: Path | None) -> None:
     """Render with the first question of a settings file, or with an example."""
     domain, question = "mathematics", EXAMPLE
     if config is not None:
-        settings, _ = read_config(config)
+        settings = read_config(config)
         domain = settings.domain
         question = read_questions(settings.questions.path, settings.questions.fields)[0]
         folder = folder or settings.prompts.dir

@@ -27,7 +27,7 @@ def replay_run(run: Path, question: str | None, overrides: tuple[str, ...]) -> N
     """Print what was held again and what differs; exits with 1 where something does. Raises `MeteorError`."""
     if not (run / "run.db").is_file() or not (run / "config.yaml").is_file():
         raise UsageError(f"{run} is not a run directory: a replay needs its run.db, config.yaml and {INPUTS}/")
-    settings, _ = read_config(str(run / "config.yaml"), overrides)
+    settings = read_config(str(run / "config.yaml"), overrides)
     with closing(open_for_reading(run / "run.db")) as records, ExitStack() as stack:
         replay = open_replay(Recorded(run, settings, records, overrides_prompts(overrides)), stack)
         held = asyncio.run(_hold(replay, records, question))

@@ -15,6 +15,7 @@ import typer
 
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import Opening, Plan
+from meteor_agents.calls.open_files import fit_concurrency, raise_open_files
 from meteor_agents.calls.server import watch_queues
 from meteor_agents.calls.tally import Tally, keep_telling
 from meteor_agents.cli import event_loop
@@ -24,11 +25,11 @@ from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.errors import StoreError
-from meteor_agents.events import Draining, Observer, Observers
+from meteor_agents.events import Draining, Note, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import Conversation, Example
@@ -59,15 +60,15 @@ class RunRequest:
     fresh: bool = False
     data: Path | None = None
     """A file of the user's own rows, for `finetune`."""
-    settings: tuple[Settings, Path] | None = None
-    """In the place of the file `config`: settings, and the folder that relative paths are taken from."""
+    settings: Settings | None = None
+    """In the place of the file `config`."""
     work: Callable[[Session], Awaitable[None]] | None = None
     """In the place of the stage."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
     """Run one stage command. Raises `MeteorError`; exits with 130 when it was interrupted and has drained."""
-    settings, base = request.settings or read_config(request.config, request.overrides)
+    settings = request.settings or read_config(request.config, request.overrides)
     own_rows = read_own_rows(request.data) if request.data else []
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
@@ -76,7 +77,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     with directory:
         store = Store(directory.database)
         try:
-            event_loop.run(_run(stage, request, settings, base, directory, store, own_rows))
+            event_loop.run(_run(stage, request, settings, directory, store, own_rows))
         except Interrupted:
             typer.echo("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
@@ -98,7 +99,6 @@ async def _run(
     stage: str,
     request: RunRequest,
     settings: Settings,
-    base: Path,
     directory: RunDirectory,
     store: Store,
     own_rows: Sequence[Example | Conversation],
@@ -115,14 +115,17 @@ async def _run(
         observer: Observer = Observers([tally, progress, log])
         with _interrupts(drain, tally, observer):
             async with AsyncExitStack() as closing:
-                opening = Opening(settings, base, directory, store, observer, drain)
+                opening = Opening(settings, directory, store, observer, drain)
                 session = await opening.session(plan, closing)
                 for name, line in session.lines.items():
                     tally.limited.setdefault(name.partition(" ")[0], line)  # of a panel, the first judge
                 await announce(stage, request.limit, session)
-                servers = {id(line.server): line.server for line in session.lines.values()}
+                servers = list({id(line.server): line.server for line in session.lines.values()}.values())
+                if bounded := fit_concurrency(servers, raise_open_files()):
+                    observer.on_event(Note(bounded))
+                _tell_of_locks(store, observer)
                 _collect_rarely(session.window().most)
-                async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
+                async with _beside(keep_telling(tally, observer), watch_queues(servers)):
                     await _work(stage, request, session, own_rows)
         observer.on_event(tally.progress())
 
@@ -136,6 +139,17 @@ async def _work(
         await Pipeline(session).finetune(own_rows)
     else:
         await STAGES[stage](Pipeline(session))
+
+
+def _tell_of_locks(store: Store, observer: Observer) -> None:
+    """Say in the run's own view that another program keeps the store locked; the store's thread notices it."""
+    loop = asyncio.get_running_loop()
+
+    def tell(sentence: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(observer.on_event, Note(sentence))
+
+    store.tell(tell)
 
 
 def _collect_rarely(conversations: int) -> None:

@@ -20,7 +20,7 @@ from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import instead
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 
@@ -88,7 +88,7 @@ def variant(
         decoding = stage.get(side)
         if isinstance(decoding, Mapping) and decoding.get("contrast") == CONTRAST_BASE:
             stage[side] = {**decoding, "contrast": str(untrained)}
-    return Settings.model_validate({**content, "self_train": stage})
+    return Settings.model_validate({**content, "self_train": stage}).based_in(settings.base)
 
 
 async def run_arm(session: Session, profile: str, seed: int) -> Arm:
@@ -148,7 +148,7 @@ def _gain(arm: Arm, heldout: str) -> float:
 
 
 def averaged(seeds: Sequence[Scores]) -> dict[str, float]:
-    """Of the questions that every seed has a score for, the mean over the seeds."""
+    """Each question's mean over the seeds, for questions that every seed has a score for."""
     first, *others = seeds
     common = [id_ for id_ in first if all(id_ in scores for scores in others)]
     return {id_: math.fsum(scores[id_] for scores in seeds) / len(seeds) for id_ in common}

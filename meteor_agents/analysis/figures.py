@@ -18,7 +18,7 @@ class RoleEstimate(BaseModel):
 
     calls: int
     reused: int
-    """Replies that the store holds, and that are used instead of a call."""
+    """Stored replies that are used instead of a call."""
     input_tokens: int
     output_tokens: int
     usd: float | None
@@ -26,7 +26,7 @@ class RoleEstimate(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a command has still to do, and what this was concluded from."""
+    """What a command has still to do, and the assumptions behind the figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,15 +35,17 @@ class Estimate(BaseModel):
 
     @property
     def usd(self) -> float | None:
+        """US dollars of all roles; None where the price of one is not known."""
         return added(self.roles.values()).usd
 
     @property
     def tokens(self) -> int:
+        """Tokens of all prompts and replies."""
         return sum(role.input_tokens + role.output_tokens for role in self.roles.values())
 
 
 def added(roles: Iterable[RoleEstimate]) -> RoleEstimate:
-    """The sum; what one of them costs without a known price is not known of all."""
+    """The sum. Its cost is unknown if that of one role is."""
     each = list(roles)
     usd = [role.usd for role in each]
     return RoleEstimate(

@@ -14,18 +14,18 @@ FORECAST = "forecast"
 
 
 class Forecast(BaseModel):
-    """An estimate as it was when a command began: totals that the run's store will show when it has ended."""
+    """An estimate made when a command began: the totals that the store is expected to show when it has ended."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     of: str
-    """The command and a hash of what it was asked to do: resuming it keeps the forecast."""
+    """A hash of the command and of what it was asked to do. Resuming the command keeps the forecast."""
     command: str
     roles: dict[str, RoleEstimate]
 
     @classmethod
     def made(cls, of: str, command: str, found: Estimate, records: Records) -> Forecast:
-        """What `found` leads to, on top of what the run has used already."""
+        """The totals that `found` leads to: what the run has used already, and what is still to do."""
         before = records.spent_by_role()
         roles = {}
         for name, role in found.roles.items():
@@ -42,12 +42,13 @@ class Forecast(BaseModel):
 
 
 def stored_forecast(records: Records) -> Forecast | None:
+    """The forecast that the run keeps; None where no command has made one."""
     content: Any = records.meta(FORECAST)
     return Forecast.model_validate(content) if content else None
 
 
 def misses(forecast: Forecast, records: Records) -> list[str]:
-    """By role: what was foretold, what has come of it so far, and by how much that differs."""
+    """One line a role: what was used so far, what was estimated, and by how much the two differ."""
     spent = records.spent_by_role()
     lines = []
     for name, role in forecast.roles.items():

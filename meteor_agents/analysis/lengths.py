@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meteor_agents.models import TokenCounter
-from meteor_agents.settings.settings import EVALUATED
+from meteor_agents.settings.evaluation import EVALUATED
 from meteor_agents.store.records import Records
 
 REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6, EVALUATED: 1 / 2}
@@ -20,7 +20,7 @@ OBSERVED = 200
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What is known about the lengths of a model's prompts and replies, from what its role has said so far."""
+    """Expected lengths of a model's prompts and replies."""
 
     role: str
     counter: TokenCounter
@@ -29,7 +29,7 @@ class Lengths:
 
     @classmethod
     def of(cls, role: str, counter: TokenCounter, records: Records) -> Lengths:
-        """Of one model of `role`. `counter` counts a prompt's tokens until enough calls have been counted by a server."""
+        """The lengths of one model of `role`. `counter` counts a prompt's tokens until enough calls have been counted by a server."""
         seen = records.newest_calls(role, OBSERVED)
         known = [call for call in seen if call.input_tokens and call.output_tokens is not None]
         if len(known) < ENOUGH:
@@ -45,10 +45,12 @@ class Lengths:
         return cls(role, counter, {s: sum(said) / len(said) for s, said in by_stage.items() if len(said) >= ENOUGH})
 
     def reply_tokens(self, stage: str, max_tokens: int) -> float:
+        """Expected tokens of a reply in a stage."""
         seen = self.said.get(stage, self.said.get(""))
         return max_tokens * REPLY_SHARE[self.role] if seen is None else min(seen, max_tokens)
 
     def described(self, max_tokens: int) -> str:
+        """The lengths and where they come from, in one sentence."""
         if "" in self.said:
             return f"replies of {self.said['']:.0f} tokens on average, {self.counter.name}"
         return f"replies of {self.reply_tokens('', max_tokens):.0f} tokens (assumed), {self.counter.name}"

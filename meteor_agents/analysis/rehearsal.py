@@ -1,6 +1,6 @@
-"""Conversations held without asking anyone: stored replies are used, the others are imagined and counted.
+"""Speakers for an estimate: a stored reply is used, any other reply is imagined and counted as a call.
 
-The method's own code runs, with the run's own templates, so that an estimate cannot differ from what a run will do.
+The method's own code runs with the run's own templates, so an estimate cannot differ from what a run will ask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from meteor_agents.pipeline.cast import RoleModel
 from meteor_agents.store.records import Records
 
 IMAGINED = "imagined"
-"""The weights version of what no one has said."""
+"""The weights version of an imagined reply."""
 CHARACTERS_PER_WORD = 5
 
 VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
@@ -39,7 +39,7 @@ class Expected:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """One conversation after another; `likelihood` is how likely the present one gets as far as this."""
+    """The state of a rehearsal, which holds one conversation after another."""
 
     records: Records
     wrong_share: float
@@ -51,16 +51,19 @@ class Rehearsal:
     scale: float = 1.0
     """Conversations that the present one stands for."""
     likelihood: float = 1.0
+    """How likely the present conversation gets as far as this."""
 
     def begin(self, scale: float) -> None:
+        """Begin a conversation that stands for `scale` conversations."""
         self.scale, self.likelihood = scale, 1.0
 
     @property
     def weight(self) -> float:
+        """How many calls the next call counts as."""
         return self.scale * self.likelihood
 
     def verdict_was_imagined(self) -> None:
-        """It is taken as incorrect, so that the rest is rehearsed, as often as that happens."""
+        """Continue as if it were "incorrect", so that the rest is rehearsed, weighted by how often that happens."""
         self.likelihood *= self.wrong_share
 
 
@@ -91,6 +94,7 @@ class RehearsedSpeaker:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        """The stored reply, or an imagined one, which is counted as a call."""
         rehearsal, expected = self._rehearsal, self._expected
         if (stored := self._stored(messages, sampling, occasion)) is not None:
             expected.reused += rehearsal.weight
@@ -144,6 +148,7 @@ class RehearsedVerifier:
         self._rehearsal = rehearsal
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """The verifier's verdict on a real attempt, an imagined one on an imagined attempt."""
         if attempt.weights != IMAGINED:
             return await self._judge.evaluate(question, attempt, stage=stage, tries=tries)
         if stage == REFINE:

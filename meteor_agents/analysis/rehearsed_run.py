@@ -19,7 +19,8 @@ from meteor_agents.models import TokenCounter
 from meteor_agents.pipeline.cast import Cast, FreeJudges, RoleModel, cast_agents, role_models
 from meteor_agents.pipeline.recipes import Recipes
 from meteor_agents.pipeline.session import QuestionSets
-from meteor_agents.settings.settings import Settings, TakeSettings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import TakeSettings
 from meteor_agents.store.records import Records
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint

@@ -1,8 +1,7 @@
-"""A run's conversations held again out of its store: no model, no server, no training.
+"""Re-run a run's conversations from its store and compare: no model, no server, no training.
 
-The method's own code runs on the run's own questions and templates, and every reply is the one that was received. What a
-trace or a result says now is compared with what it said then. Replies are looked up under the weights that spoke in the
-trace itself, so the updates between them need not be made again.
+The method's own code runs on the run's own questions and templates, and every reply is the one that was received. Replies
+are looked up under the weights that spoke in the trace itself, so the updates between them need not be made again.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
 from meteor_agents.pipeline.stage_calls import distilling, examining, refining, self_training
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records
 from meteor_agents.store.stage_records import Evaluation
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
 
 FIGURES = "(figures)"
-"""In the place of a question's id: the metrics of a whole evaluation."""
+"""Stands in for a question's id where the metrics of a whole evaluation are compared."""
 
 
 class Held(NamedTuple):
-    """One conversation, held again."""
+    """One conversation that was re-run."""
 
     stage: str
     question_id: str
     difference: str = ""
-    """What is not as it was; empty where all is."""
+    """How it differs from the recorded one; empty where it does not."""
     silent: bool = False
-    """A model gave no reply then, so there is none now."""
+    """A model had given no reply, so there is none to repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ class Replay:
         self._base = session.base
 
     async def hold(self, trace: Trace) -> Held:
-        """The trace's conversation again."""
+        """Re-run the conversation of a trace."""
         self._speaker.begin([m.weights for m in trace.messages if isinstance(m, Guideline | Attempt)])
         try:
             again = await self._conversation(trace.stage, trace.question)
@@ -93,7 +92,7 @@ class Replay:
         return await self_training(settings, cast, self._base, stage=stage)(question)
 
     async def evaluations(self, only: str | None = None) -> list[Held]:
-        """The newest evaluations of the run's own checkpoints again, of one question or of all, and their figures."""
+        """Re-run the newest evaluations of the run's own checkpoints, for one question or all, and compare their figures."""
         held: list[Held] = []
         for evaluation in self._records.newest_evaluations():
             if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
@@ -136,7 +135,7 @@ class Replay:
         return again, Held(stage, question.id, unlike(recorded, again))
 
     async def _compare(self, evaluation: Evaluation) -> Held:
-        """The last checkpoint against another model again, as one: its figures."""
+        """Re-run a pairwise comparison and compare its figures."""
         heldout, before = evaluation.heldout.split(PAIRWISE)
         stage = f"evaluate pairwise: {heldout} against {before}"
         recipe, versions = evaluation.recipe, {**self._records.meta(RIVALS, {}), **self._records.lineage()}
@@ -154,7 +153,7 @@ class Replay:
 
 
 def totals(held: Iterable[Held]) -> Iterator[tuple[str, int, int, int]]:
-    """(stage, conversations, those that differ, those that had no reply), in the order of the stages."""
+    """(stage, conversations, how many differ, how many had no reply), in the order of the stages."""
     counts: dict[str, Counter[str]] = {}
     for one in held:
         count = counts.setdefault(one.stage, Counter())

@@ -31,6 +31,7 @@ class ReplayedSpeaker:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        """The recorded reply. Raises `UnrecordedCallError`, which says what differs from the calls that were recorded."""
         said = [(message.role, message.content) for message in messages]
         key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
         weights = (*self._spoke[self._asked : self._asked + 1], *self._spoke, self._identity)

@@ -14,7 +14,7 @@ SHOWN = 60
 
 
 def difference(then: Trace, now: Trace) -> str:
-    """What the trace says otherwise; empty where it says the same."""
+    """How two traces of one question differ; empty where they say the same."""
     if then.outcome is not now.outcome:
         return f"was {then.outcome}, is {now.outcome}" + (f": {now.error}" if now.error else "")
     for number, (before, after) in enumerate(zip_longest(then.messages, now.messages), 1):
@@ -26,6 +26,7 @@ def difference(then: Trace, now: Trace) -> str:
 
 
 def unlike(then: Message, now: Message) -> str:
+    """The fields in which two messages differ; empty where they say the same. Estimated FLOPs are not compared."""
     if isinstance(then, Lineage) and isinstance(now, Lineage):
         then, now = (_without_flops(lineage) for lineage in (then, now))
     return "" if then == now else changed(then.model_dump(mode="json"), now.model_dump(mode="json"))
@@ -38,7 +39,7 @@ def _without_flops(lineage: Lineage) -> Lineage:
 
 
 def rounded(value: Any) -> Any:
-    """Sums depend on the order of their terms in the last digits."""
+    """The value with its numbers rounded, since the last digits of a sum depend on the order of its terms."""
     if isinstance(value, float):
         return round(value, 9)
     if isinstance(value, dict):
@@ -47,6 +48,7 @@ def rounded(value: Any) -> Any:
 
 
 def first_difference(recorded: Sequence[Mapping[str, str]], now: Sequence[Mapping[str, str]]) -> str:
+    """Where two prompts begin to differ: which message, which character, and the texts from there on."""
     for number, (then, here) in enumerate(zip_longest(recorded, now, fillvalue={"role": "none", "content": ""}), 1):
         if then != here:
             at = _fork(then["content"], here["content"])

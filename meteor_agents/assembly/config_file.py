@@ -2,64 +2,94 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from meteor_agents import configs
-from meteor_agents.backends.options import HIDDEN
 from meteor_agents.errors import SettingsError
-from meteor_agents.settings.settings import ROLES, Settings, load_settings, set_value
+from meteor_agents.nearest import nearest
+from meteor_agents.safe_text import printable
+from meteor_agents.settings import ModelSettings, Settings, load_settings
+from meteor_agents.settings.credentials import without_secrets
+from meteor_agents.settings.evaluation import VerifierSettings
+from meteor_agents.settings.loading import set_value
+from meteor_agents.settings.yaml_text import parse_yaml
+from meteor_agents.text_encoding import decoded
 
 PRESETS = Path(configs.__file__).resolve().parent
+"""The folder of the settings files that come with the package."""
 
 
 def find_config(config: str) -> Path:
-    """A file, or a preset of that name. Raises `SettingsError`."""
+    """A settings file of that path, or the preset of that name. Raises `SettingsError`."""
+    if "\0" in config:
+        raise SettingsError(f"{printable(config)}: no file can have this name")
     path = Path(config)
     if path.is_file():
         return path
     presets = {preset.stem: preset for preset in sorted(PRESETS.glob("*.yaml"))}
     if config in presets:
         return presets[config]
-    near = difflib.get_close_matches(config, presets, n=1)
-    hint = f"did you mean the preset {near[0]}?" if near else f"presets: {', '.join(presets)}"
-    raise SettingsError(f"{config}: no such settings file or preset; {hint}")
+    if path.is_dir():
+        raise SettingsError(f"{config}: is a folder; name the settings file in it")
+    near = nearest(config, presets)
+    hint = f"did you mean the preset {near}?" if near else f"presets: {', '.join(presets)}"
+    raise SettingsError(f"{printable(config)}: no such settings file or preset; {hint}")
 
 
-def read_config(config: str, overrides: Sequence[str] = ()) -> tuple[Settings, Path]:
-    """Validated settings with absolute paths, and the folder that relative paths were taken from."""
+def read_config(config: str, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Settings:
+    """Validated settings of a file or preset, with absolute paths.
+
+    `overrides` are `key.path=value` as given to `--set`, with YAML values; or values by key. Raises `SettingsError`.
+    """
     path = find_config(config)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not readable as YAML: {_one_line(error)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from error
+    content = read_yaml(path)
     if isinstance(content, dict):
-        for override in overrides:
-            key, equals, value = override.partition("=")
-            if not equals or not key:
-                raise SettingsError(f"--set {override}: write key.path=value")
-            try:
-                set_value(content, key, yaml.safe_load(value))
-            except yaml.YAMLError as error:
-                raise SettingsError(f"--set {key}: the value is not readable as YAML") from error
-    base = path.resolve().parent
-    return load_settings(content, base=base, source=str(path)), base
+        values = overrides if isinstance(overrides, Mapping) else dict(map(_parsed, overrides))
+        for key, value in values.items():
+            set_value(content, key, value)
+    return load_settings(content, base=path.resolve().parent, source=str(path))
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise SettingsError(f"--set {override}: write key.path=value")
+    return key, parse_yaml(value, f"--set {key}")
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises `SettingsError` naming the file, and the line where there is one."""
+    try:
+        text = decoded(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}, {error}") from error
+    return parse_yaml(text, str(path))
 
 
 def dump_config(settings: Settings) -> str:
-    """The resolved settings as YAML, without secrets: keys by their environment variable, headers without their values."""
-    content: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
-    for role in ROLES:
-        if isinstance(headers := content[role].get("headers"), dict):
-            content[role]["headers"] = dict.fromkeys(headers, HIDDEN)
+    """The resolved settings as YAML, without secrets.
+
+    Keys are there by the names of their environment variables. Whatever else in the options of a model or a verifier may
+    be a secret (headers, environments, credentials) is replaced by `***`, wherever in the settings it is.
+    """
+    content = _without_secrets(settings, settings.model_dump(mode="json", exclude_none=True))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _one_line(error: yaml.YAMLError) -> str:
-    return " ".join(str(error).split())
+def _without_secrets(value: Any, dumped: Any) -> Any:
+    """`dumped` is what `value` was dumped as; options are hidden in every model and verifier in it."""
+    if isinstance(value, ModelSettings | VerifierSettings):
+        options = {name: dumped[name] for name in value.options if name in dumped}
+        return {**dumped, **without_secrets(options)}
+    if isinstance(value, BaseModel):
+        return {name: _without_secrets(getattr(value, name), inner) for name, inner in dumped.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item, inner) for item, inner in zip(value, dumped, strict=True)]
+    return dumped

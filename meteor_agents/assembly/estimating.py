@@ -23,7 +23,8 @@ from meteor_agents.events import Observers
 from meteor_agents.models import TokenCounter
 from meteor_agents.pipeline.cast import FreeJudges, role_models
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import ROLES, Settings
+from meteor_agents.settings.roles import ROLES
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
 
@@ -32,11 +33,11 @@ REUSABLE = "reusable"
 
 
 def estimate_settings(
-    command: str, settings: Settings, base: Path, records: Records, folder: Path, *, limit: int | None, trains: bool
+    command: str, settings: Settings, records: Records, folder: Path, *, limit: int | None, trains: bool
 ) -> tuple[Estimate, bool]:
     """What a stage command would still ask, and whether it trains. Nothing is asked, opened for writing or loaded.
 
-    `base` is the folder of the settings file; `records` and `folder` are those of the run directory.
+    `records` and `folder` are those of the run directory.
     """
     settings = limited(settings, limit)
     student = base_checkpoint(settings.student)
@@ -49,7 +50,7 @@ def estimate_settings(
             base=student,
             lineage=stored_lineage(records, student, RunDirectory(folder).checkpoints),
             trains=trains and trains_here(settings.student),
-            free=open_free_judges(settings, base, closing),
+            free=open_free_judges(settings, closing),
             prices=_prices(settings),
             counters=_counters(settings),
             labels=read_labels(settings.evaluate.human) if settings.evaluate.human else (),

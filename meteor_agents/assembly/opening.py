@@ -30,7 +30,7 @@ from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.recipes import Recipes
 from meteor_agents.pipeline.served_student import ServedStudent
 from meteor_agents.pipeline.session import QuestionSets, Session
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
 from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
@@ -70,8 +70,6 @@ class Opening:
     """All that a session is opened from."""
 
     settings: Settings
-    base: Path
-    """The folder that a verifier's relative paths start from: that of the settings file."""
     directory: RunDirectory
     store: Store
     observer: Observer = field(default_factory=Observers)
@@ -146,7 +144,7 @@ class Opening:
         if self.parts.verifier is not None:
             return FreeJudges(VerifierJudge(self.parts.verifier))
         stack = closing.enter_context(ExitStack())
-        return open_free_judges(settings, self.base, stack, evaluates=plan.evaluates)
+        return open_free_judges(settings, stack, evaluates=plan.evaluates)
 
     async def _keep(self, settings: Settings, questions: QuestionSets, templates: Templates) -> None:
         """Write down what the run was given, once nothing of it was refused."""
@@ -155,8 +153,8 @@ class Opening:
         await self.store.set_meta("templates", templates.hashes())
         if questions.set_apart is not None:
             await self.store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
-        self.directory.config.write_text(dump_config(self.settings), encoding="utf-8")
-        Inputs(self.directory.path).keep(settings, self.base, templates, questions.heldout)
+        self.directory.write_config(dump_config(self.settings))
+        Inputs(self.directory.path).keep(settings, settings.base, templates, questions.heldout)
 
 
 def open_templates(folder: Path | None) -> Templates:
@@ -164,13 +162,13 @@ def open_templates(folder: Path | None) -> Templates:
     return Templates(BUILTIN_PROMPTS, folder)
 
 
-def open_free_judges(settings: Settings, base: Path, closing: ExitStack, *, evaluates: bool = True) -> FreeJudges:
+def open_free_judges(settings: Settings, closing: ExitStack, *, evaluates: bool = True) -> FreeJudges:
     """The verifiers that the settings name, as judges. Raises `SettingsError`."""
     judge, checker = settings.judge, settings.evaluate.verifier
     if judge.verifier:
-        return FreeJudges(open_verifier_judge(judge.verifier, judge.options, base, closing))
+        return FreeJudges(open_verifier_judge(judge.verifier, judge.options, settings.base, closing))
     if checker and evaluates:
-        return FreeJudges(None, open_verifier_judge(checker.verifier, checker.options, base, closing))
+        return FreeJudges(None, open_verifier_judge(checker.verifier, checker.options, settings.base, closing))
     return FreeJudges()
 
 

@@ -13,7 +13,7 @@ from meteor_agents.events import Note, Observer, OverlapFound
 from meteor_agents.messages import Question
 from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.session import QuestionSets
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records
 
 SET_APART = "set apart"

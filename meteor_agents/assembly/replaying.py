@@ -17,7 +17,7 @@ from meteor_agents.events import Observers
 from meteor_agents.messages import Question
 from meteor_agents.method.templates import Templates
 from meteor_agents.pipeline.cast import FreeJudges, cast_agents, role_models
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
 from meteor_agents.store.records import Records
 
@@ -48,8 +48,8 @@ def _free_judges(inputs: Inputs, run: Recorded, closing: ExitStack) -> FreeJudge
     """The run's own verifier, with the files that the run kept in the place of the user's."""
     judge = run.settings.judge
     if judge.verifier is None:
-        return open_free_judges(run.settings, run.folder, closing)
-    base = inputs.files if inputs.exist else run.folder
+        return open_free_judges(run.settings, closing)
+    base = inputs.files if inputs.exist else run.settings.base
     try:
         return FreeJudges(open_verifier_judge(judge.verifier, inputs.own_options(judge.options), base, closing))
     except SettingsError as error:

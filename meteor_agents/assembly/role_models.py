@@ -19,7 +19,8 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.events import CallRetried, Note, Observer
 from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.cast import RoleModel, role_models
-from meteor_agents.settings.settings import ModelSettings, Settings
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.store import Store
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from meteor_agents.analysis.status import read_status
+from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import Opening, Parts, Plan
 from meteor_agents.backends.base_model import trains_here
 from meteor_agents.errors import UsageError
@@ -16,7 +18,10 @@ from meteor_agents.method.strategies import check_strategies
 from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import JudgeSettings, Settings
+from meteor_agents.settings.loading import load_settings as load_content
+from meteor_agents.settings.loading import set_value
+from meteor_agents.settings.roles import JudgeSettings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.call_records import CallRecord
 from meteor_agents.store.records import Records, open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
@@ -103,9 +108,28 @@ class Run(RunView):
         await self._pipeline.measure()
 
 
+def load_settings(config: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from a preset's name, a settings file, or their content as a mapping.
+
+    `overrides` maps dotted keys to values, like `--set`. Relative paths start from the file, or from the working directory
+    for a mapping. Raises `SettingsError` that names every wrong setting.
+
+    Example:
+        >>> settings = load_settings("quickstart", {"refine.iterations": 5})
+        >>> settings.refine.iterations
+        5
+    """
+    if not isinstance(config, Mapping):
+        return read_config(str(config), overrides or {})
+    content = deepcopy(dict(config))
+    for key, value in (overrides or {}).items():
+        set_value(content, key, value)
+    return load_content(content, base=Path.cwd(), source="settings")
+
+
 @asynccontextmanager
 async def open_run(
-    settings: Settings,
+    config: Settings | str | Path | Mapping[str, Any],
     folder: str | Path | None = None,
     *,
     judge: Verifier | Callable[[Question, str], object] | None = None,
@@ -115,16 +139,12 @@ async def open_run(
 ) -> AsyncIterator[Run]:
     """Open a run in `folder` (default: `runs/NAME`), new or as an earlier process left it.
 
-    `judge` is a verifier, or a function of a question and an answer that returns whether the answer is right (or what is
-    wrong with it). `models` replaces the model of a role, `trainer` the trainer. `trains` is false for conversations only;
-    by default the student is trained where its backend allows it. Raises `MeteorError` for what cannot be opened.
-
-    Example:
-        >>> async def main():
-        ...     async with meteor.open_run(settings, judge=is_right) as run:
-        ...         await run.refine()
-        ...         return [trace.outcome for trace in run.traces("refine")]
+    `config` is what `load_settings` takes, or its result. `judge` is a verifier, or a function of a question and an answer
+    that returns whether the answer is right (or what is wrong with it). `models` replaces the model of a role, `trainer`
+    the trainer. `trains` is false for conversations only; by default the student is trained where its backend allows it.
+    Raises `MeteorError` for what cannot be opened.
     """
+    settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
     if verifier is not None:
         settings = settings.model_copy(update={"judge": JudgeSettings(verifier=verifier.name)})
@@ -135,7 +155,7 @@ async def open_run(
         store = Store(directory.database)
         try:
             async with AsyncExitStack() as closing:
-                opening = Opening(settings, Path(), directory, store, parts=parts)
+                opening = Opening(settings, directory, store, parts=parts)
                 yield Run(await opening.session(Plan(trains=trains, self_trains=False), closing))
         finally:
             store.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Verdict
 from meteor_agents.method.replies import join_answer
-from meteor_agents.settings.settings import REFERENCE
+from meteor_agents.settings.roles import REFERENCE
 
 
 class ReferenceTeacher:

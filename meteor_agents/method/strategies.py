@@ -10,7 +10,8 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.method.agents import Judge
 from meteor_agents.method.decoding import BestOf, Revise, Single, Strategy, Vote
 from meteor_agents.models import Contrast, SamplingParams
-from meteor_agents.settings.settings import Decoding, Settings, decoding
+from meteor_agents.settings.decoding import Decoding, decoding
+from meteor_agents.settings.run import Settings
 from meteor_agents.training import Checkpoint
 from meteor_agents.weight_files import parameters
 

@@ -15,7 +15,9 @@ from meteor_agents.method.agents import Judge, ModelJudge, ModelTeacher, Student
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import SamplingParams, Speaker
-from meteor_agents.settings.settings import EVALUATED, REFERENCE, ModelSettings, Settings
+from meteor_agents.settings.evaluation import EVALUATED
+from meteor_agents.settings.roles import REFERENCE, ModelSettings
+from meteor_agents.settings.run import Settings
 
 
 @dataclass(frozen=True, slots=True)

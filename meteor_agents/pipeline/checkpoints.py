@@ -17,10 +17,10 @@ _GOING = ".removed-"
 
 
 def needed(records: Records) -> set[str]:
-    """Versions that a resumed run starts from, and those that a stage ended with.
+    """Versions that a resumed run starts from or that a stage ended with.
 
-    Of stage 2 these are the lineage's and each recipe's last promoted one: only that is trained on or served again. The
-    fine-tune and every turn of stage 3 are the start of something.
+    Of stage 2 these are the lineage's and each recipe's last promoted one, since no other is trained on or served again.
+    The fine-tune and every turn of stage 3 are the start of another stage or turn.
     """
     kept = set(records.lineage().values())
     last: dict[str, str] = {}
@@ -35,11 +35,10 @@ def needed(records: Records) -> set[str]:
 
 
 def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
-    """Remove the checkpoints of `folder` but those of `keep` and the newest so many; the names of what went.
+    """Delete all checkpoints in `folder` but `keep` and the newest N; return the names of what was deleted, sorted.
 
-    An optimizer's state only serves to train on: it goes unless its checkpoint is one of `keep`. A folder is renamed
-    before it is emptied, so that a name never stands for half a checkpoint. What does not carry a name that a run gives is
-    left alone.
+    An optimizer's state is only needed for further training, so it goes unless its checkpoint is in `keep`. A folder is
+    renamed before it is emptied, so a name never stands for half a checkpoint. Folders that a run did not name stay.
     """
     for half in folder.glob(f"{_GOING}*"):
         shutil.rmtree(half, ignore_errors=True)

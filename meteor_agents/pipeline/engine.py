@@ -21,18 +21,19 @@ Sink = Callable[[Trace], Awaitable[None]]
 Late = Callable[[Question, ModelError], None]
 
 BEGUN_AT_ONCE = 8
-"""How many conversations begin in one turn of the event loop: hundreds in lockstep would hold it again and again."""
+"""Conversations that begin in one turn of the event loop. Hundreds in lockstep would hold it up again and again."""
 TIMES_LATE = 2
-"""How often a question whose model did not reply in time is put back in line before its trace is a failed one."""
+"""How often a question goes back to the end of the line when its model did not reply in time. After that it has failed."""
 
 
 class Drain:
-    """Asks a run to admit no further question. Conversations in flight are finished and stored."""
+    """A request to stop: no further question is admitted, and conversations in flight are finished and stored."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def request(self) -> None:
+        """Ask the run to stop."""
         self.requested = True
 
 
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 
 
 class Line(Protocol):
-    """Calls before one role's model (`Throttled`)."""
+    """The queue before one role's model (`calls.Throttled`)."""
 
     @property
     def ceiling(self) -> int:
@@ -103,7 +104,7 @@ class Window:
 
 
 class Owed:
-    """The questions to be asked: those given, then those that were put back in line."""
+    """The questions still to ask: those given, then those that went back to the end of the line."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
         self._given: Iterator[Question] = iter(questions)
@@ -111,13 +112,14 @@ class Owed:
         self._times: Counter[str] = Counter()
 
     def next(self) -> Question | None:
+        """The next question to ask; None when there is none for now."""
         question = next(self._given, None)
         if question is None and self._back:
             return self._back.popleft()
         return question
 
     def put_back(self, question: Question) -> bool:
-        """Whether the question gets another turn, at the end of the line."""
+        """Put a question at the end of the line; False when it has been there `TIMES_LATE` times."""
         self._times[question.id] += 1
         if self._times[question.id] > TIMES_LATE:
             return False
@@ -214,7 +216,7 @@ async def each(
 
 
 def first_error(errors: ExceptionGroup[Exception]) -> Exception:
-    """The first leaf of a group: the cause, since the others were cancelled because of it."""
+    """The error that caused the group: its first leaf, since the others were cancelled because of it."""
     error: Exception = errors
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]

@@ -1,4 +1,4 @@
-"""The gate: whether a newly trained student may take the place of the one it would replace."""
+"""The gate: whether a newly trained student may replace the student in force."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SPEAKING_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-"""Of a checkpoint: what decides a prompt's bytes, its tokens, and the tokens that end a reply."""
+"""Files of a checkpoint that decide a prompt's bytes, its tokens, and the tokens that end a reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a new student takes the old one's place, and why."""
+    """Whether a new student replaces the old one, and why."""
 
     promoted: bool
     reason: str
@@ -58,7 +58,7 @@ async def ask_gate(session: Session) -> dict[str, Result]:
 
 
 def speaks_unlike(start: Path, candidate: Path) -> str | None:
-    """Which file would have the candidate read prompts or end replies otherwise than it was trained; None: none."""
+    """The file that makes the candidate read prompts or end replies differently than in training, in words; or None."""
     for name in SPEAKING_FILES:
         trained, served = ((folder / name) for folder in (start, candidate))
         if trained.exists() != served.exists() or (trained.exists() and trained.read_bytes() != served.read_bytes()):
@@ -67,7 +67,7 @@ def speaks_unlike(start: Path, candidate: Path) -> str | None:
 
 
 def judge_candidate(before: Mapping[str, Result], after: Mapping[str, Result], *, free: bool) -> Gate:
-    """Compare the candidate with the student it would replace, question by question."""
+    """Compare the candidate with the student that it would replace, question by question (one-sided sign test)."""
     if not before:
         return Gate(True, "loads; no gate questions")
     n = len(before)

@@ -263,7 +263,7 @@ def labelled(label: Label, last: Attempt | None) -> Attempt | None:
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: Label) -> str | float | None:
-    """Of the kind of the label; None is the judge's error."""
+    """A judge's finding, of the same kind as the label: a status or a score. None where the judge failed."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall
     status = (await judge.evaluate(question, attempt, stage=EVALUATE)).status

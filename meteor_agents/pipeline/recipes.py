@@ -1,7 +1,7 @@
 """What decides a stage's conversations, as one hash a stage: traces, rounds and results are stored under it.
 
-Nothing changed: the same recipe, and all work is found. Something edited: another recipe, and the stage's conversations
-are held again, out of stored replies as far as their calls are the same.
+While nothing changes, the recipe is the same and all work is found. An edit changes the recipe: the stage's conversations
+are held again, from stored replies where their calls are the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.replies import READING
-from meteor_agents.settings.settings import DECIDES_PAIRS, Settings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import DECIDES_PAIRS
 from meteor_agents.training import Checkpoint
 
 FINETUNE = "finetune"
@@ -40,7 +41,7 @@ _ROLES_OF = {
 class Recipes:
     """The recipes of one run's settings and prompts (`prompt_hashes`: template name -> hash of its text).
 
-    Which questions a stage takes is no part of any, so a run can be widened.
+    Which questions a stage takes is not part of a recipe, so a run can be widened.
     """
 
     def __init__(self, settings: Settings, prompt_hashes: Mapping[str, str]) -> None:
@@ -48,13 +49,15 @@ class Recipes:
         self._prompt_hashes = prompt_hashes
 
     def distill(self, base: Checkpoint) -> str:
+        """Stage 1's conversations."""
         return self._recipe(DISTILL, base, guideline=self._settings.distill.guideline)
 
     def finetune(self, base: Checkpoint, *, own_rows: str | None = None) -> str:
-        """`own_rows`: a hash of the user's own rows, where those are trained on."""
+        """Stage 1's training. `own_rows` is a hash of the user's own rows, where those are trained on."""
         return self._recipe(FINETUNE, base, **({"own_rows": own_rows} if own_rows else {}))
 
     def refine(self, entered: Checkpoint, *, trains: bool) -> str:
+        """Stage 2, begun with the student `entered`. Whether it trains decides too, since updates change who speaks."""
         training = (
             self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
         )
@@ -64,10 +67,12 @@ class Recipes:
         return self._recipe(REFINE, entered, **options, base_training=training)
 
     def self_train(self, start: Checkpoint, turn: int) -> str:
+        """One turn of stage 3. How its pairs are trained on is not part of it."""
         stage = self._settings.self_train
         return self._recipe(SELF_TRAIN, start, turn=turn, **{name: getattr(stage, name) for name in DECIDES_PAIRS})
 
     def evaluate(self) -> str:
+        """Results on held-out questions, of any checkpoint."""
         evaluate = self._settings.evaluate
         judges = [[judge.identity, judge.deciding_options, judge.sampling] for judge in evaluate.judges]
         more = {"judges": judges, "verifier": evaluate.verifier}

@@ -77,9 +77,9 @@ class Updates:
             await self._update_while_full()
 
     async def take(self, trace: Trace) -> None:
-        """Returns after the update that this trace completes, if it does; meanwhile the other workers wait here.
+        """Take a finished trace, and make the update if it fills the buffer. The other workers wait here meanwhile.
 
-        In mode overlap it returns at once, unless the weights are as stale as they may be. Raises what an update raised.
+        In mode overlap this returns at once, unless the weights are as stale as they may be. Raises what an update raised.
         """
         if self._overlaps:
             if trace.outcome is Outcome.ACCEPTED:
@@ -92,7 +92,7 @@ class Updates:
             await self._update_while_full()
 
     async def finish(self) -> None:
-        """The end of the stage: a last, partial buffer is trained if it is at least half full."""
+        """Make a last update at the end of the stage, if the buffer is at least half full."""
         if self._task is not None:
             await self._task
             self._task = None
@@ -107,7 +107,7 @@ class Updates:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No update outlives the stage: one under way is finished when the run was asked to stop, else it is cancelled."""
+        """End an update that is under way: finish it when the run was asked to stop, else cancel it."""
         if self._task is None or self._task.done():
             return
         if not isinstance(error, Interrupted | BudgetReached):
@@ -121,7 +121,7 @@ class Updates:
 
     @property
     def _ahead(self) -> int:
-        """Full buffers that the weights in force have not been trained on."""
+        """How many full buffers the weights in force have not been trained on."""
         return len(self._buffer) // self._size
 
     async def _update_beside(self) -> None:

@@ -18,7 +18,8 @@ from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.engine import Drain, Window
 from meteor_agents.pipeline.recipes import Recipes
 from meteor_agents.pipeline.served_student import ServedStudent
-from meteor_agents.settings.settings import Settings, TakeSettings
+from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import TakeSettings
 from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint, Trainer
 

@@ -13,7 +13,8 @@ from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.engine import Conversation
-from meteor_agents.settings.settings import Settings, decoding
+from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.run import Settings
 from meteor_agents.training import Checkpoint
 
 

@@ -1,25 +1,26 @@
-"""How fast one role may be asked (`limits` of the settings)."""
+"""How fast one role's model may be asked (`limits` of a role)."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from meteor_agents.settings.section import Section
 
 
-class Limits(BaseModel):
-    """What one role's model may be asked."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Limits(Section):
+    """How fast one role's model may be asked, and how long a call may take."""
 
     concurrency: int = Field(default=64, ge=1)
-    """Calls in flight at once. A server that says it is too much gets fewer, until it takes more again."""
+    """Calls in flight at once. A server that reports overload is given fewer for a while, and then more again."""
     requests_per_minute: int | None = Field(default=None, ge=1)
+    """Calls begun in any 60 seconds; no limit when absent."""
     tokens_per_minute: int | None = Field(default=None, ge=1)
-    """Prompt and reply together, in any window of 60 seconds."""
+    """Tokens of prompts and replies together in any 60 seconds; no limit when absent."""
     timeout_s: float = Field(default=120, gt=0)
-    """Of one try at a server, in all. A model in this process has none: it is slow at times, but never lost."""
+    """Seconds that one try at a server may take in all. A model in this process has no time limit."""
     connect_timeout_s: float = Field(default=20, gt=0)
-    """Until a server takes the connection."""
+    """Seconds until the server must have accepted the connection."""
     read_timeout_s: float | None = Field(default=None, gt=0)
-    """Between two pieces of a reply; None: only `timeout_s` counts."""
+    """Seconds allowed between two parts of a reply; when absent, only `timeout_s` counts."""
     retries: int = Field(default=5, ge=0)
-    """Further tries after a failure that may pass."""
+    """Further tries after a failure that may pass, such as a time-out or an overloaded server."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from meteor_agents.messages import Question
 from meteor_agents.method.templates import SUFFIX, VARIABLES, Templates
-from meteor_agents.settings.settings import Settings
+from meteor_agents.settings.run import Settings
 
 INPUTS = "inputs"
 MOST_BYTES = 64 * 2**20

@@ -15,8 +15,9 @@ from meteor_agents.assembly.config_file import dump_config, read_config
 from meteor_agents.cli.commands.ablate import ablate, print_ablation
 from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.pipeline.pipeline import Pipeline
+from meteor_agents.settings.decoding import Decoding
+from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.profiles import PROFILES, instead
-from meteor_agents.settings.settings import Decoding, load_settings
 from meteor_agents.training import Checkpoint
 from tests.pipeline.test_pipeline import BASE, FolderTrainer, Run, settings
 from tests.pipeline.test_self_training import Decoder
@@ -36,7 +37,7 @@ def test_a_profile_is_what_it_says_and_what_is_given_beside_it_goes_before(name:
 
 
 def test_the_published_profile_is_the_published_setting() -> None:
-    published, _ = read_config("llama3-8b")
+    published = read_config("llama3-8b")
     stage = settings(self_train={"profile": "paper"}).self_train
     assert (stage.low, stage.high, stage.verify) == (
         published.self_train.low,

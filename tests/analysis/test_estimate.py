@@ -22,7 +22,7 @@ from meteor_agents.models import ChatMessage, SamplingParams, TokenCounter
 from meteor_agents.pipeline.cast import FreeJudges
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.settings import StudentSettings
+from meteor_agents.settings.roles import StudentSettings
 from meteor_agents.training import Checkpoint
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 

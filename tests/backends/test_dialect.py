@@ -18,7 +18,7 @@ from meteor_agents.backends.registry import open_model
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError
 from meteor_agents.method.replies import COMPARISON_SCHEMA, SCORES_SCHEMA, VERDICT_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import ModelSettings
 from tests.backends.conformance.fake_server import FakeServer
 
 KEY = "sk-test-0123456789-planted"

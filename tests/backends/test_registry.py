@@ -15,7 +15,8 @@ from meteor_agents.backends.registry import backend_names, check_trainable, open
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.settings.settings import ModelSettings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import ModelSettings
 
 SERVER = {"backend": "openai", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
 

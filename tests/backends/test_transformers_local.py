@@ -311,7 +311,7 @@ def test_quantised_loading_works_or_names_the_package_that_it_needs(folder: Path
 
 def test_a_student_that_is_trained_is_not_quantised(folder: Path) -> None:
     from meteor_agents.backends.registry import check_trainable
-    from meteor_agents.settings.settings import StudentSettings
+    from meteor_agents.settings.roles import StudentSettings
 
     given = {"backend": "transformers", "model": str(folder), "quantization": FOUR_BITS}
     with pytest.raises(SettingsError, match=r"student\.quantization"):

@@ -59,7 +59,7 @@ def test_unseen_families_are_not_trained_on() -> None:
 
 
 def test_each_stage_of_the_preset_finds_questions_that_the_one_before_has_not_seen() -> None:
-    settings, _ = read_config("units")
+    settings = read_config("units")
     left = len(questions("train")) - settings.questions.gate
     stages = (settings.distill, settings.refine, settings.self_train)
     ends = [stage.skip + (stage.questions or 0) for stage in stages]

@@ -28,7 +28,9 @@ from meteor_agents.method.strategies import check_strategies, described, open_st
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.text_similarity import likeness, medoid
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
-from meteor_agents.settings.settings import Decoding, Settings, load_settings
+from meteor_agents.settings.decoding import Decoding
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.training import Checkpoint
 from meteor_agents.verifiers import ComparesAnswers, open_verifier
@@ -51,7 +53,7 @@ class Speaker:
     ) -> Completion:
         self.asked.append((messages[-1].content, sampling, occasion))
         text = self._say(messages, sampling, occasion)
-        reason = FinishReason.CUT if text.endswith("...") else FinishReason.COMPLETE
+        reason = FinishReason.LENGTH if text.endswith("...") else FinishReason.STOP
         return Completion(text, reason, Usage(input_tokens=10, output_tokens=4), "m", "w1")
 
 

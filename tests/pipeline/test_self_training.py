@@ -19,7 +19,7 @@ from meteor_agents.messages import Dropped, Lineage
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.models import ChatMessage, Likelihood, SamplingParams
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.settings.settings import JudgeSettings
+from meteor_agents.settings.roles import JudgeSettings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import PreferencePair

@@ -28,7 +28,8 @@ from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, SettingsError, TransientModelError
 from meteor_agents.models import ChatMessage, SamplingParams
-from meteor_agents.settings.settings import ModelSettings, load_settings
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import ModelSettings
 from tests.backends.conformance import fake_server
 from tests.backends.conformance.fake_server import FakeServer
 

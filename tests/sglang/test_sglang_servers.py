@@ -25,7 +25,7 @@ from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import ModelSettings
 from tests.support.real_sglang import CPU_FLAGS, sglang_python
 from tests.support.tiny_model import make_tiny
 

@@ -12,7 +12,7 @@ from meteor_agents.abilities import Opens
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
 from meteor_agents.models import ChatModel
-from meteor_agents.settings.settings import ModelSettings
+from meteor_agents.settings.roles import ModelSettings
 from tests.backends.conformance.fake_server import FakeServer
 
 Opening = Callable[..., AbstractAsyncContextManager[ChatModel]]

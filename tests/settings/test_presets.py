@@ -12,7 +12,10 @@ import yaml
 from meteor_agents.assembly.config_file import PRESETS, dump_config, read_config
 from meteor_agents.backends.options import Options, ServerOptions, TransformersOptions, options_of
 from meteor_agents.backends.training.config import load_config
-from meteor_agents.settings.settings import Decoding, ModelSettings, Settings, decoding, load_settings
+from meteor_agents.settings.decoding import Decoding, decoding
+from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import ModelSettings
+from meteor_agents.settings.run import Settings
 
 NAMES = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
 PUBLISHED = ("llama3-8b", "qwen2-7b")
@@ -26,7 +29,7 @@ OPTIONS: dict[str, type[Options]] = {
 
 
 def preset(name: str) -> Settings:
-    settings, _ = read_config(name)
+    settings = read_config(name)
     return settings
 
 

@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+import ast
+import inspect
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from meteor_agents.assembly.config_file import dump_config, read_config
-from meteor_agents.backends.options import HIDDEN
+from meteor_agents.backends.options import AnthropicOptions, ScriptedOptions, ServerOptions, TransformersOptions
+from meteor_agents.backends.sglang_servers.options import SGLangOptions
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import SamplingParams
-from meteor_agents.settings.settings import load_settings
+from meteor_agents.settings import decoding, evaluation, limits, questions, roles, run, section, stages
+from meteor_agents.settings.backend_options import NOT_DECIDING
+from meteor_agents.settings.credentials import HIDDEN
+from meteor_agents.settings.loading import load_settings
+
+SECTIONS = (decoding, evaluation, limits, questions, roles, run, section, stages)
 
 
 def content(**more: Any) -> dict[str, Any]:
@@ -50,7 +63,23 @@ def test_relative_paths_are_taken_from_the_settings_file() -> None:
         ({"self_train": {"high": {"beam": 1}}}, "self_train.high"),
         ({"self_train": {"margin": 0}}, "self_train.margin"),
         ({"distill": {"training": {"epoch": 3}}}, "did you mean 'epochs'?"),
+        ({"distill": {"training": {"lora": {"rank": 3}}}},
+         "unknown setting 'distill.training.lora.rank'; known: r, alpha, dropout, target_modules"),
+        ({"refine": {"training": {"epochs": 0}}}, "refine.training.epochs: Input should be greater than or equal to 1"),
+        ({"refine": {"training": {"epochs": [1]}}}, "refine.training.epochs: Input should be a valid integer"),
+        ({"refine": {"training": 3}}, "refine.training: Input should be a valid dictionary"),
+        ({"evaluate": {"models": [{"backend": "x", "name": "a", "sampling": {"temprature": 1}}]}},
+         "unknown setting 'evaluate.models.0.sampling.temprature'; did you mean 'temperature'?"),
+        ({"questions": {"path": "q", "heldout": {" ": "h"}}}, "questions.heldout: every held-out set needs a name"),
+        ({"\x1b[31m": 1}, "unknown setting '\\x1b[31m'"),
         ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name: '..' begins with a dot, so it names a hidden or a parent folder; choose another name"),
+        ({"name": "."}, "name: '.' begins with a dot"),
+        ({"name": ".hidden"}, "name: '.hidden' begins with a dot"),
+        ({"name": "aux"}, "name: 'aux' cannot be a folder's name on every system"),
+        ({"name": "COM1.txt"}, "name: 'COM1.txt' cannot be a folder's name on every system"),
+        ({"name": "run."}, "name: 'run.' cannot be a folder's name on every system"),
+        ({"name": "r" * 101}, "name: String should have at most 100 characters"),
         ({"questions": {}}, "the setting 'questions.path' is missing"),
         (
             {"questions": {"path": "q", "fields": {"qestion": "x"}}},
@@ -127,7 +156,50 @@ def test_saved_settings_hold_no_header_value() -> None:
 
 def test_settings_that_are_no_mapping_are_refused() -> None:
     assert "must hold settings" in refused(["a"])
-    assert "must hold settings" in refused(None)
+    assert "is empty" in refused(None)
+    assert "Keys should be strings" in refused({3: 4})
+
+
+def test_a_setting_without_a_value_can_be_given_one_by_set(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({**content(), "refine": {"training": None}}))
+    settings = read_config(str(tmp_path / "x.yaml"), ["refine.training.epochs=2"])
+    assert settings.training_for(settings.refine).epochs == 2
+
+
+def test_a_hostfile_of_one_stage_is_taken_from_the_settings_file() -> None:
+    given = load_settings(content(refine={"training": {"hostfile": "hosts"}}), base=Path("/base"), source="x")
+    assert given.training_for(given.refine).hostfile == Path("/base/hosts")
+    assert given.training_for(given.distill).hostfile is None
+
+
+@pytest.mark.parametrize(
+    "model", [model for module in SECTIONS for model in vars(module).values()
+              if isinstance(model, type) and issubclass(model, BaseModel) and model.__module__ == module.__name__],
+    ids=lambda model: model.__name__,
+)  # fmt: skip
+def test_every_setting_is_explained_in_its_source(model: type[BaseModel]) -> None:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    assert isinstance(tree, ast.ClassDef)
+    assert ast.get_docstring(tree)
+    for field, after in pairwise(tree.body):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), ast.unparse(field)
+
+
+def test_every_option_of_a_backend_is_known_to_decide_replies_or_not() -> None:
+    """`NOT_DECIDING` is a list of names; here each option of our backends is on one side of it."""
+    ours = (TransformersOptions, ServerOptions, AnthropicOptions, SGLangOptions, ScriptedOptions)
+    options = {name for model in ours for name in model.model_fields}
+    assert options >= NOT_DECIDING
+    assert options - NOT_DECIDING == {"dtype", "quantization", "json_schema", "replies", "function", "cycle"}
+
+
+def test_reading_settings_imports_nothing_that_only_calls_need() -> None:
+    code = "import sys, meteor_agents.settings.yaml_text, meteor_agents.settings; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "meteor_agents" in loaded
+    assert not loaded & {"tenacity", "asyncio_throttle", "httpx", "aiohttp", "jinja2", "typer", "rich"}
 
 
 def test_stage_training_overrides_single_fields() -> None:
@@ -140,10 +212,10 @@ def test_stage_training_overrides_single_fields() -> None:
 
 
 def test_set_overrides_the_file_and_the_resolved_settings_load_again(tmp_path: Path) -> None:
-    settings, _ = read_config("quickstart", ["refine.update_every=7", "training.lora.r=4"])
+    settings = read_config("quickstart", ["refine.update_every=7", "training.lora.r=4"])
     assert (settings.refine.update_every, settings.training.lora and settings.training.lora.r) == (7, 4)
     (tmp_path / "config.yaml").write_text(dump_config(settings))
-    again, _ = read_config(str(tmp_path / "config.yaml"))
+    again = read_config(str(tmp_path / "config.yaml"))
     assert again == settings
 
 

@@ -1,0 +1,149 @@
+"""The three stages of a run: `distill`, `refine` and `self_train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from meteor_agents.settings.decoding import Decoding
+from meteor_agents.settings.profiles import under
+from meteor_agents.settings.section import Section
+from meteor_agents.training import LossName, PairwiseLoss
+
+STAGES_THAT_TRAIN = ("distill", "refine", "self_train")
+"""The sections of the stages, in the order in which a run does them."""
+
+
+class TakeSettings(Section):
+    """Which of the training questions a stage uses, and how its training differs from that of the run."""
+
+    questions: int | None = Field(default=None, ge=1)
+    """At most this many questions, in the file's order; all when absent."""
+    skip: int = Field(default=0, ge=0)
+    """Leave out this many questions at the start, for example those of an earlier stage."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Keys of `training` that this stage sets differently, such as `{epochs: 1}`."""
+
+
+class DistillSettings(TakeSettings):
+    """Stage 1: the student learns from the teacher's answers."""
+
+    guideline: bool = True
+    """The student first writes a guideline that the teacher follows. `false` is plain distillation."""
+
+
+class LossSettings(TakeSettings):
+    """The loss of a stage that trains on preference pairs. docs/training.md has the equations."""
+
+    loss: LossName = "hinge"
+    """Which pairwise loss to use. Each has its own parameters, with its own defaults; a parameter that the loss does not
+    have is refused."""
+    margin: float | None = Field(default=None, gt=0)
+    """hinge: how far the preferred reply must be ahead, in nats per token (0.1). simpo: its gamma (1.0)."""
+    beta: float | None = Field(default=None, gt=0)
+    """dpo, rdpo, kto: how strongly the student is held to the weights that it starts from (0.1). ipo: the target is
+    1 / (2 beta) per token (0.5). simpo: the scale of the difference (2.0)."""
+    label_smoothing: float | None = Field(default=None, ge=0, lt=0.5)
+    """dpo, rdpo: the share of pairs that are assumed to be the wrong way round (0 and 0.1)."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the preferred reply's own negative log-likelihood, added to the loss to prevent forgetting."""
+    length_desensitise: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the tokens by which one reply is longer than the other (arXiv 2409.06411): 1 counts them in full, 0 not
+    at all."""
+
+    @property
+    def pairwise(self) -> PairwiseLoss:
+        """The loss with all its parameters, defaults filled in."""
+        names = ("margin", "beta", "label_smoothing", "nll", "length_desensitise")
+        return PairwiseLoss.model_validate({"name": self.loss, **{name: getattr(self, name) for name in names}})
+
+    @model_validator(mode="after")
+    def _loss_is_valid(self) -> Self:
+        try:
+            _ = self.pairwise
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return self
+
+
+class RefineSettings(LossSettings):
+    """Stage 2: the student tries, the judge says what is wrong, and the student learns from what it gets right."""
+
+    iterations: int = Field(default=3, ge=1)
+    """Tries for one question (N in the paper)."""
+    update_every: int = Field(default=10, ge=1)
+    """Accepted traces until the student is trained again (K in the paper)."""
+    guide_from: Literal["judge", "teacher"] = "judge"
+    """Who writes the guide that follows a wrong try."""
+    conversion: Literal["final", "history", "chat", "pairs"] = "final"
+    """What a trace teaches. `final`: the accepted reply. `history`: all tries and what was wrong with them, as one reply.
+    `chat`: the tries as one chat; the student is then also asked in one chat. `pairs`: the accepted reply is preferred to
+    the rejected ones, with `loss`."""
+    init: Literal["previous", "base"] = "previous"
+    """Which weights an update starts from: `previous`, the student as it is now, or `base`, as it entered the stage."""
+    data: Literal["buffer", "cumulative"] = "buffer"
+    """What an update trains on: `buffer`, the traces since the last update, or `cumulative`, all that were accepted."""
+    mode: Literal["sync", "overlap"] = "sync"
+    """`sync`: conversations wait while the student is trained. `overlap`: they go on with the old weights."""
+    staleness: int = Field(default=1, ge=1)
+    """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
+    replay: float = Field(default=0.0, ge=0, le=4)
+    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own examples."""
+
+    @property
+    def in_one_chat(self) -> bool:
+        """The student sees its earlier tries as turns of one chat."""
+        return self.conversion == "chat"
+
+    @model_validator(mode="after")
+    def _loss_and_rows_agree(self) -> Self:
+        pairs = self.conversion == "pairs"
+        if pairs and self.replay:
+            raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
+        of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
+        given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
+        if given and not pairs:
+            raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")
+        return self
+
+
+class SelfTrainSettings(LossSettings):
+    """Stage 3: the student learns to prefer its own replies of a stronger decoding to those of a weaker one."""
+
+    profile: Literal["paper", "best"] | None = None
+    """A named set of values for this section: `paper`, as published, or `best`, with verified pairs and DPO. Keys that are
+    given beside it take precedence."""
+    turns: int = Field(default=1, ge=1)
+    """How often pairs are made and trained on. Each turn's pairs come from the student of the turn before."""
+    stop_early: bool = False
+    """Stop after a turn that answers no more gate questions correctly than the best turn before, and keep that turn's
+    student. Needs a verifier as judge."""
+    low: Literal["greedy"] | Decoding = "greedy"
+    """How the reply that is not preferred is decoded."""
+    high: Literal["greedy"] | Decoding = Decoding(beam=10)
+    """How the preferred reply is decoded."""
+    verify: bool | Literal["judge", "verifier", "self"] = False
+    """Keep a pair only if the high reply is found correct and the low one is not. `true` or `judge`: the judge decides.
+    `verifier`: the judge decides, and must be a verifier. `self`: the student decides, without seeing the reference."""
+    near_equal: float = Field(default=0.95, gt=0, le=1)
+    """Leave out a pair whose final answers share at least this much of their words and word pairs."""
+    max_length_ratio: float | None = Field(default=None, ge=1)
+    """Leave out a pair of which one reply has more than this many times the characters of the other, so that the student
+    does not learn to prefer length; no limit when absent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_the_profile(cls, given: Any) -> Any:
+        return under(given) if isinstance(given, Mapping) else given
+
+    @model_validator(mode="after")
+    def _two_decodings(self) -> SelfTrainSettings:
+        if self.low == self.high:
+            raise ValueError("low and high are the same decoding; no pair could have a preference")
+        return self
+
+
+DECIDES_PAIRS = ("low", "high", "verify", "near_equal", "max_length_ratio")
+"""Settings of `self_train` that decide which pairs there are."""
