@@ -3,7 +3,7 @@
     python benchmarks/bench_engine.py            all workloads; `make bench-engine`
     python benchmarks/bench_engine.py w1 w2      some of them
     python benchmarks/bench_engine.py transports clients only; those whose packages are installed
-    python benchmarks/bench_engine.py parts      the engine without one of its parts (docs/design/engine-costs.md), W1 and slower
+    python benchmarks/bench_engine.py parts      the engine without each of its parts: docs/design/engine-costs.md
 
 The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is
 that of the client's process, user and system, threads included; `all` from its first instruction to its last, `work`
