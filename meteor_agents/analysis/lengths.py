@@ -29,7 +29,7 @@ class Lengths:
 
     @classmethod
     def of(cls, role: str, counter: TokenCounter, records: Records) -> Lengths:
-        """The lengths of one model of `role`. `counter` counts a prompt's tokens until enough calls have been counted by a server."""
+        """The lengths of one model of `role`. `counter` counts a prompt's tokens until servers have counted enough calls."""
         seen = records.newest_calls(role, OBSERVED)
         known = [call for call in seen if call.input_tokens and call.output_tokens is not None]
         if len(known) < ENOUGH:

@@ -309,18 +309,19 @@ def test_why_two_replies_are_no_pair(low: Attempt, high: Attempt, judge: Judge, 
 
 def test_queries_with_equal_rows_are_the_same_answer(tmp_path: Path) -> None:
     (tmp_path / "d.sql").write_text("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 2.0), (3, 0.1);")
-    judge = VerifierJudge(open_verifier("sql", {"database": "d.sql"}, tmp_path))
-    loose = Question(id="q", question="?", reference="SELECT a FROM t")
-    strict = loose.model_copy(update={"reference": "SELECT a FROM t ORDER BY a"})
+    with closing(open_verifier("sql", {"database": "d.sql"}, tmp_path)) as verifier:
+        judge = VerifierJudge(verifier)
+        loose = Question(id="q", question="?", reference="SELECT a FROM t")
+        strict = loose.model_copy(update={"reference": "SELECT a FROM t ORDER BY a"})
 
-    def seen(question: Question, sql: str) -> str:
-        return asyncio.run(view(judge, question, sql))
+        def seen(question: Question, sql: str) -> str:
+            return asyncio.run(view(judge, question, sql))
 
-    assert seen(loose, "SELECT a FROM t") == seen(loose, "select T.a from t order by a desc")
-    assert seen(strict, "SELECT a FROM t") != seen(strict, "select T.a from t order by a desc")
-    assert seen(loose, "SELECT b FROM t") == seen(loose, "SELECT b + 0.1 - 0.1 FROM t")
-    assert seen(loose, "SELECT a FROM t") != seen(loose, "SELECT b FROM t")
-    assert seen(loose, "SELEC a") == "read selec a"
+        assert seen(loose, "SELECT a FROM t") == seen(loose, "select T.a from t order by a desc")
+        assert seen(strict, "SELECT a FROM t") != seen(strict, "select T.a from t order by a desc")
+        assert seen(loose, "SELECT b FROM t") == seen(loose, "SELECT b + 0.1 - 0.1 FROM t")
+        assert seen(loose, "SELECT a FROM t") != seen(loose, "SELECT b FROM t")
+        assert seen(loose, "SELEC a") == "read selec a"
 
 
 @pytest.mark.parametrize(

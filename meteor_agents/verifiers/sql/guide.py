@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-from meteor_agents.verifiers.sql_database import Result
-from meteor_agents.verifiers.sql_text import Token, tokens
+from meteor_agents.verifiers.sql.database import Result
+from meteor_agents.verifiers.sql.text import Token, tokens
 
 Tables = Mapping[str, tuple[str, ...]]
 
@@ -20,24 +20,7 @@ OPERATIONS = (
     "COUNT", "SUM", "AVG", "MIN", "MAX", "GROUP BY", "HAVING", "DISTINCT", "IS NULL", "IS NOT NULL", "LIKE", "BETWEEN",
     "ORDER BY", "DESC", "LIMIT", "UNION", "EXCEPT", "INTERSECT", "EXISTS", "OR",
 )  # fmt: skip
-AFTER_TABLE = frozenset(
-    (
-        "CROSS",
-        "FULL",
-        "GROUP",
-        "HAVING",
-        "INNER",
-        "JOIN",
-        "LEFT",
-        "LIMIT",
-        "NATURAL",
-        "ON",
-        "ORDER",
-        "RIGHT",
-        "USING",
-        "WHERE",
-    )
-)
+AFTER_TABLE = "CROSS FULL GROUP HAVING INNER JOIN LEFT LIMIT NATURAL ON ORDER RIGHT USING WHERE"
 COMPARISONS = frozenset(("<", "<=", ">", ">=", "<>", "!="))
 
 
@@ -62,6 +45,8 @@ def guide_for_failure(reason: str, sql: str, tables: Tables) -> str:
         return "The query breaks off: close every bracket and quote."
     if "did not end" in reason:
         return "Join every table ON the column that links it to another."
+    if "too much memory" in reason:
+        return "Select what the question asks for alone, without building long texts."
     if "more than" in reason and "rows" in reason:
         return "Add the missing condition, or join the tables ON the columns that link them."
     return "Answer with one SELECT that only reads." if "SELECT" in reason or "only read" in reason else ""
@@ -93,7 +78,7 @@ def used_tables(sql: str, tables: Tables) -> dict[str, str]:
         if before in ("FROM", "JOIN", ",") and word in by_name:
             used[word] = by_name[word]
             alias = after[1] if after[0] == "AS" else after[0]
-            if alias.isidentifier() and alias not in AFTER_TABLE:
+            if alias.isidentifier() and alias not in AFTER_TABLE.split():
                 used[alias] = by_name[word]
     return used
 
