@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -337,7 +338,7 @@ def test_running_out_of_open_files_is_not_held_against_the_server() -> None:
         server = Server("http://s", 64, rule=BreakerRule(least=5, for_s=0))
 
         def reply(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
-            raise UnreachableError("no connection") from OSError(errno.EMFILE, "Too many open files")
+            raise UnreachableError(f"no connection to host [{os.strerror(errno.EMFILE)}]")
 
         role = Throttled(ScriptedModel(reply), Limits(), server)
         for _ in range(40):
@@ -355,6 +356,6 @@ def test_concurrency_is_bounded_by_the_files_that_may_be_open() -> None:
     assert fit_concurrency(servers, 2000) is None
     said = fit_concurrency(servers, 256)
     assert said is not None
-    assert "at most 156 are made at once" in said
+    assert "at most 156 calls are made at once" in said
     assert [server.ceiling for server in servers] == [104, 52, 64]
     assert all(server.allowed == server.ceiling for server in servers)
