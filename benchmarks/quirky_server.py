@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 TRUE_VERDICT = "compared with the truth"
-HANG_S = 6.0
+HANG_S = 15.0
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _LIMITED = "429 Too Many Requests"
 _HUGE = "1" + "0" * 5000

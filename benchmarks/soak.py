@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,19 @@ class Account:
         last = self.endings[-SAME_END:]
         return len(last) == SAME_END and len(set(last)) == 1 and last[0] != ""
 
-    def paid_twice(self) -> tuple[int, int]:
-        """Good replies beyond the first of each request: those that were not in flight at a kill, and those that were."""
-        unexcused = excused = 0
-        for moments in self.served["several"].values():
-            for paid in moments[:-1]:
-                in_flight = any(kill - IN_FLIGHT_S <= paid <= kill + 1 for kill in self.kills)
-                excused += in_flight
-                unexcused += not in_flight
+    def paid_twice(self) -> tuple[list[str], int]:
+        """Requests that got a good reply again: those whose first was not in flight at a kill, and how many were.
+
+        Of the former: how long before the next kill the reply was sent, and how long after it the next one.
+        """
+        unexcused, excused = list[str](), 0
+        for request, moments in self.served["several"].items():
+            for paid, again in pairwise(moments):
+                if any(kill - IN_FLIGHT_S <= paid <= kill + 1 for kill in self.kills):
+                    excused += 1
+                else:
+                    before = min((kill - paid for kill in self.kills if kill > paid), default=float("inf"))
+                    unexcused.append(f"{request}: {before:.1f} s before a kill, again after {again - paid:.1f} s")
         return unexcused, excused
 
     @property
@@ -122,7 +128,7 @@ def write_project(folder: Path, port: int, questions: int) -> None:
     role = {
         "backend": "openai",
         "base_url": f"http://127.0.0.1:{port}/v1",
-        "limits": {"concurrency": CONCURRENCY, "timeout_s": 3, "retries": 5},
+        "limits": {"concurrency": CONCURRENCY, "timeout_s": 10, "retries": 5},
     }
     settings = {
         "name": "soak",
@@ -190,7 +196,9 @@ def print_account(account: Account, seconds: float) -> None:
     print(f"questions {account.questions:,}: ended {account.outcomes.total():,} ({dict(account.outcomes)})")
     print(f"accepted on a broken verdict: {len(account.broken)}" + (f" {account.broken[:5]}" if account.broken else ""))
     print(f"calls {account.served['calls']:,}, good replies {account.served['good']:,}, quirks {quirks.total():,}")
-    print(f"kills {len(account.kills)}; paid twice {unexcused}; in flight at a kill and asked again {excused}")
+    print(f"kills {len(account.kills)}; paid twice {len(unexcused)}; in flight at a kill and asked again {excused}")
+    for request in unexcused[:8]:
+        print(f"  paid twice {request}")
     print(f"tracebacks {account.tracebacks}; {seconds:.0f} s")
     for reason, n in account.reasons.most_common(8):
         print(f"  failed {n}: {reason}")
