@@ -153,7 +153,7 @@ class Opening:
         await self.store.set_meta("templates", templates.hashes())
         if questions.set_apart is not None:
             await self.store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
-        self.directory.config.write_text(dump_config(self.settings), encoding="utf-8")
+        self.directory.write_config(dump_config(self.settings))
         Inputs(self.directory.path).keep(settings, settings.base, templates, questions.heldout)
 
 
