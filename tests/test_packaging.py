@@ -26,7 +26,7 @@ HEAVY = {"torch", "transformers", "deepspeed", "peft", "sglang", "pyarrow", "aio
 
 CORE_MAY_IMPORT = {"pydantic", "jinja2"}
 MORE_FOR = {
-    "limits.py": {"tenacity", "asyncio_throttle"}, "questions.py": {"pyarrow"}, "near_duplicates.py": {"rapidfuzz"},
+    "limits.py": {"tenacity", "asyncio_throttle"}, "parquet_rows.py": {"pyarrow"}, "near_duplicates.py": {"rapidfuzz"},
     "config_file.py": {"yaml"}, "yaml_text.py": {"yaml"},
 }
 """Two wrappers built on libraries, one optional file format, and the measure of near-duplicates (docs/architecture.md)."""

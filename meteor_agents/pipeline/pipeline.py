@@ -16,9 +16,9 @@ from types import MappingProxyType
 
 from meteor_agents.abilities import FreesMemory, LoadsWeights
 from meteor_agents.calls.recorded import RecordedModel
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.data.question_pool import QuestionPool
-from meteor_agents.data.questions import SetApart
+from meteor_agents.data.splitting import SetApart
 from meteor_agents.errors import (
     BudgetReached,
     CredentialsError,
@@ -67,7 +67,7 @@ class QuestionSets:
     gate: Sequence[Question]
     heldout: dict[str, Sequence[Question]]
     set_apart: SetApart | None = None
-    overlaps: Overlaps | None = None
+    overlaps: NearDuplicatesBySet | None = None
     """What nearly repeats a training question; None where that was not looked for."""
 
 

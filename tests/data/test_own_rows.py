@@ -65,7 +65,7 @@ def test_replies_inside_a_prompt_are_not_learned(tmp_path: Path) -> None:
     ("row", "sentence"),
     [
         ("{not json", "line 2: not JSON"),
-        ([1], "line 2: must be a JSON object, is list"),
+        ([1], "line 2: must be a JSON object, is a list"),
         ({"text": "x"}, "line 2: needs messages, or prompt and completion; found text"),
         ({"prompt": "x"}, "line 2: needs messages, or prompt and completion; found prompt"),
         ({"prompt": "x", "completion": " "}, "line 2: the reply to learn is empty"),
