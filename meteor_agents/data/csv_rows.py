@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meteor_agents.data.row import Row
 from meteor_agents.errors import QuestionsError
-from meteor_agents.safe_text import printable
+from meteor_agents.safe_text import clean, printable
 from meteor_agents.text_encoding import encoding_of
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -53,7 +53,7 @@ def separator_of(header: str) -> str:
 
 
 def _names(path: Path, place: str, cells: Sequence[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
+    names = [clean(cell.strip()) for cell in cells]
     if twice := next((name for name in names if name and names.count(name) > 1), None):
         raise QuestionsError(f"{path}, {place}: two columns are named {printable(twice)!r}; rename or remove one of them")
     return names
@@ -66,4 +66,4 @@ def _values(path: Path, place: str, names: Sequence[str], cells: Sequence[str], 
             f"{SEPARATORS[separator]}); put quotation marks around a value that holds one"
         )
     padded = [*cells, *[None] * (len(names) - len(cells))]
-    return {name: cell for name, cell in zip(names, padded, strict=False) if name}
+    return {name: cell and clean(cell) for name, cell in zip(names, padded, strict=False) if name}

@@ -45,7 +45,8 @@ def _array(path: Path, text: str) -> Iterator[Row]:
         try:
             _, end = _FINDS_END.raw_decode(text, at)
         except RecursionError:
-            raise QuestionsError(f"{path}, {place}: lists and objects are nested more than {MAX_DEPTH} levels deep") from None
+            sentence = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
+            raise QuestionsError(f"{path}, {place}: {sentence}") from None
         except json.JSONDecodeError as error:
             raise QuestionsError(
                 f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno} ({place})"

@@ -54,9 +54,11 @@ class NumberColumns:
         """Take note of one row."""
         self._rows += 1
         for name, value in row.items():
-            if is_gap(value):
-                continue
-            column = self._columns.setdefault(name, _Column())
+            column = self._columns.get(name)
+            if (column is not None and column.texts) or is_gap(value):
+                continue  # a column with any text is left as it is
+            if column is None:
+                column = self._columns[name] = _Column()
             column.values += 1
             if isinstance(value, str):
                 self._see_text(column, value.strip())

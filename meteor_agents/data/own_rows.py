@@ -34,7 +34,9 @@ def read_own_rows(path: Path) -> list[Example | Conversation]:
 
 
 def _row(path: Path, row: Row) -> Example | Conversation:
-    values = {name: plain(row.values[name], path, row.place, name) for name in _COLUMNS if name in row.values}
+    values = {name: row.values[name] for name in _COLUMNS if name in row.values}
+    if row.raw:
+        values = {name: plain(value, path, row.place, name) for name, value in values.items()}
     try:
         return _read(str(values.get("id") or row.place), values, tuple(row.values))
     except (ValidationError, ValueError) as error:

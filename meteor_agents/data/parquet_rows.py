@@ -29,7 +29,7 @@ def parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(BATCH):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(f"row {number}", values)
+                    yield Row(f"row {number}", values, raw=True)
     except pyarrow.ArrowException as error:
         raise QuestionsError(f"{path}: not a readable Parquet file: {_sentence(error)}") from error
     except (ValueError, OverflowError) as error:  # a date or a text that Python cannot hold

@@ -56,7 +56,7 @@ def _distinct(path: Path, fields: Mapping[str, str], columns: NumberColumns, *, 
 
 
 def _meant(row: Row, columns: NumberColumns) -> Row:
-    return Row(row.place, {name: columns.meant(name, value) for name, value in row.values.items()})
+    return row._replace(values={name: columns.meant(name, value) for name, value in row.values.items()})
 
 
 def _first_place(path: Path, fields: Mapping[str, str], columns: NumberColumns, id_: str, *, seen: bool) -> str:
@@ -67,8 +67,9 @@ def _first_place(path: Path, fields: Mapping[str, str], columns: NumberColumns, 
 
 
 def _question(path: Path, row: Row, fields: Mapping[str, str]) -> Question:
-    values = {name: plain(value, path, row.place, name) for name, value in row.values.items()}
-    values = {clean(name): value for name, value in values.items() if not is_gap(value)}
+    values = {name: value for name, value in row.values.items() if not is_gap(value)}
+    if row.raw:
+        values = {clean(name): plain(value, path, row.place, name) for name, value in values.items()}
     known = {name: values.pop(column) for name in _FIELDS if (column := fields.get(name, name)) in values}
     if "question" not in known:
         column = fields.get("question", "question")

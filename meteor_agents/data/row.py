@@ -19,6 +19,8 @@ class Row(NamedTuple):
 
     place: str
     values: Mapping[str, Any]
+    raw: bool = False
+    """Values may be of any type, and texts may hold anything: they have to go through `plain`."""
 
 
 def plain(value: Any, path: Path, place: str, column: str) -> Any:
