@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import meteor_agents.configs.units as units
+from benchmarks.questions.units import SEEN, UNSEEN, make_files
 from meteor_agents.assembly.config_file import read_config
-from meteor_agents.configs.units.make_questions import SEEN, UNSEEN, make_files
 from meteor_agents.data.near_duplicates import repeated_questions
 from meteor_agents.messages import Question, Status
 from meteor_agents.verifiers import open_verifier
