@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from meteor_agents.data.file_rows import READERS
-from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.data.questions import read_questions
-from meteor_agents.errors import QuestionsError, UsageError
-from meteor_agents.messages import Question
-
-
-def read(path: Path, content: str | bytes, fields: dict[str, str] | None = None) -> list[Question]:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return list(read_questions(path, fields))
-
-
-def refused(path: Path, content: str | bytes) -> str:
-    with pytest.raises(QuestionsError) as error:
-        read(path, content)
-    message = str(error.value)
-    assert message.startswith(str(path))
-    assert len(message) < 600
-    message.encode()
-    return message.removeprefix(str(path))
-
-
-def parquet(path: Path, columns: dict[str, Any]) -> Path:
-    pyarrow = pytest.importorskip("pyarrow", reason="reading Parquet needs pyarrow")
-    import pyarrow.parquet as files
-
-    files.write_table(pyarrow.table(columns), path)
-    return path
-
+from meteor_agents.errors import QuestionsError
+from tests.data.files import answers, parquet, read, refused
 
 # Texts that Python holds, and files and stores cannot
 
@@ -87,62 +56,6 @@ def refused_long(path: Path, content: str) -> str:
     with pytest.raises(QuestionsError) as error:
         read_questions(path)
     return str(error.value)
-
-
-# Numbers and gaps
-
-
-def answers(questions: list[Question]) -> list[str | None]:
-    return [question.reference for question in questions]
-
-
-def test_a_gap_is_no_reference_in_any_format(tmp_path: Path) -> None:
-    lines = ['{"question": "a", "reference": NaN}', '{"question": "b", "reference": null}',
-             '{"question": "c", "reference": ""}', '{"question": "d", "reference": " "}',
-             '{"question": "e", "reference": Infinity}', '{"question": "f"}']  # fmt: skip
-    assert answers(read(tmp_path / "q.jsonl", "\n".join(lines))) == [None] * 6
-    assert answers(read(tmp_path / "q.json", f"[{','.join(lines)}]")) == [None] * 6
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,\nb,\"\"\nc\n")) == [None] * 3
-    columns = {"question": ["a", "b"], "reference": [float("nan"), None]}
-    assert answers(list(read_questions(parquet(tmp_path / "q.parquet", columns)))) == [None, None]
-
-
-def test_integers_beside_gaps_stay_integers(tmp_path: Path) -> None:
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,5.0\nb,\nc,-12.0\n")) == ["5", None, "-12"]
-    assert answers(read(tmp_path / "n.csv", "question,reference\na,5.0\nb,nan\nc,NA\n")) == ["5", None, None]
-    lines = '{"question": "a", "reference": 5.0}\n{"question": "b", "reference": null}\n{"question": "c", "reference": 7}'
-    assert answers(read(tmp_path / "q.jsonl", lines)) == ["5", None, "7"]
-    lines = '{"question": "a", "reference": 5.0, "level": 2.0}\n{"question": "b"}'
-    (first, _) = read(tmp_path / "q.jsonl", lines)
-    assert (first.reference, first.metadata) == ("5", {"level": 2})
-    for column in ([5.0, None], [5, None]):
-        path = parquet(tmp_path / "q.parquet", {"question": ["a", "b"], "reference": column})
-        assert answers(list(read_questions(path))) == ["5", None]
-
-
-def test_numbers_that_are_not_whole_or_have_no_gap_stay_as_they_are(tmp_path: Path) -> None:
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,5.0\nb,\nc,2.5\n")) == ["5.0", None, "2.5"]
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,5.0\nb,7.0\n")) == ["5.0", "7.0"]
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,5.0\nb,\nc,v7\n")) == ["5.0", None, "v7"]
-    assert answers(read(tmp_path / "q.csv", "question,reference\na,nan\nb,bread\n")) == ["nan", "bread"]
-    lines = '{"question": "a", "reference": "5.0"}\n{"question": "b", "reference": null}'
-    assert answers(read(tmp_path / "q.jsonl", lines)) == ["5.0", None]
-    assert answers(read(tmp_path / "q.jsonl", '{"question": "a", "reference": 1e300}\n{"question": "b"}')) == [
-        "1e+300", None,
-    ]  # fmt: skip
-    assert answers(read(tmp_path / "q.jsonl", '{"question": "a", "reference": true}\n{"question": "b"}')) == [
-        "True", None,
-    ]  # fmt: skip
-
-
-def test_a_frame_of_pandas_is_read_as_it_was_meant(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas", reason="needs pandas")
-    frame = pandas.DataFrame({"question": ["a", "b"], "reference": [5, None]})
-    frame.to_csv(tmp_path / "q.csv")  # with its index, as it is by default
-    frame.to_json(tmp_path / "q.jsonl", orient="records", lines=True)
-    frame.to_json(tmp_path / "q.json", orient="records")
-    for name in ("q.csv", "q.jsonl", "q.json"):
-        assert [(q.reference, q.metadata) for q in read_questions(tmp_path / name)] == [("5", {}), (None, {})]
 
 
 # JSON
@@ -269,55 +182,3 @@ def test_a_broken_parquet_file_is_one_message(tmp_path: Path) -> None:
     whole = parquet(tmp_path / "q.parquet", {"question": ["a"] * 100}).read_bytes()
     for broken in (b"", b"PAR1", whole[:-20], whole[:50] + b"\xff" * 50 + whole[100:], whole[: len(whole) // 2]):
         refused(tmp_path / "q.parquet", broken)
-
-
-# Anything at all
-
-JSONLIKE = st.text(alphabet='[]{}":,\n\r\\ud83dnaNIfity0159.eE+- questionrfcmsgpl')
-ROWS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["question", "id", "reference", "metadata", "messages", "prompt", "completion",
-                                       "role", "content"]) | st.text(max_size=3), inner, max_size=5),
-    max_leaves=12,
-).map(json.dumps)  # fmt: skip
-CONTENT = (
-    st.binary(max_size=300)
-    | (JSONLIKE | st.lists(ROWS, max_size=4).map("\n".join) | st.text()).map(lambda text: text.encode(errors="replace"))
-    | st.lists(st.lists(st.text(alphabet='ab ,;\t"\r\n\x00é5.0nan'), max_size=4).map(",".join), max_size=5).map(
-        lambda lines: ("question,id,reference\n" + "\n".join(lines)).encode()
-    )
-)
-
-
-@settings(max_examples=300)
-@given(content=CONTENT, suffix=st.sampled_from(sorted(READERS)))
-def test_no_file_raises_anything_but_our_errors(
-    content: bytes, suffix: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
-    path.write_bytes(content)
-    with suppress(QuestionsError):
-        for question in read_questions(path):
-            question.model_dump_json().encode()
-    with suppress(UsageError):
-        for row in read_own_rows(path):
-            row.model_dump_json().encode()
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
-@pytest.mark.parametrize(
-    "piece",
-    ["[", "[{},", '{"a":', "9", '"', '\\"', "{}\n", '{"question": 1}\n', ",", ";", "a,b\n", 'a"b,', "\n", "\0", "\r"],
-)
-def test_a_megabyte_is_read_or_refused_in_bounded_time(tmp_path: Path, suffix: str, piece: str) -> None:
-    path = tmp_path / f"q{suffix}"
-    for beginning in ("", _BEGINNINGS[suffix]):
-        path.write_text(beginning + piece * (1_000_000 // len(piece)))
-        began = time.monotonic()
-        with suppress(QuestionsError):
-            read_questions(path)
-        assert time.monotonic() - began < 20
-
-
-_BEGINNINGS = {".jsonl": '{"question": "', ".json": "[", ".csv": "question,id\n"}
