@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.analysis.trace_differences import changed, difference, rounded, unlike
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.errors import ModelError, UnrecordedCallError
 from meteor_agents.evaluation.comparison import compare, summarise_comparison
 from meteor_agents.evaluation.grading import RESULT, Result, fingerprint, summarise
@@ -124,7 +124,7 @@ class Replay:
     def _near(self, evaluation: Evaluation) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
-        return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
+        return NearDuplicatesBySet.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
 
     async def _examine(self, stage: str, question: Question, recorded: Result) -> tuple[Result | None, Held]:
         self._speaker.begin([recorded.attempt.weights])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from meteor_agents.analysis.status import read_status
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.evaluation.grading import EVALUATE, RESULT, Metrics, Result
 from meteor_agents.messages import Lineage
 from meteor_agents.pipeline.measurement import DIFFERENCES, OVERLAPS, PAIRWISE, TRUST, is_held_out_set
@@ -46,7 +46,7 @@ class Contents(NamedTuple):
     titles: dict[str, str]
     """Label of a student (a checkpoint's or another model's) -> what the page calls it."""
     heldout: list[HeldOut]
-    overlaps: Overlaps | None
+    overlaps: NearDuplicatesBySet | None
     over_time: dict[str, list[tuple[float, int, float]]]
     """By role: hours since the first call, tokens and dollars up to then."""
 
@@ -64,7 +64,7 @@ def read_contents(records: Records) -> Contents:
         status=status,
         titles={label: STAGE_TITLES.get(label, label) for label in versions},
         heldout=[_held_out(records, name, versions, everything) for name in names],
-        overlaps=Overlaps.model_validate(found) if found else None,
+        overlaps=NearDuplicatesBySet.model_validate(found) if found else None,
         over_time=_over_time(records),
     )
 

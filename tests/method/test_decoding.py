@@ -53,7 +53,7 @@ class Speaker:
     ) -> Completion:
         self.asked.append((messages[-1].content, sampling, occasion))
         text = self._say(messages, sampling, occasion)
-        reason = FinishReason.LENGTH if text.endswith("...") else FinishReason.STOP
+        reason = FinishReason.CUT if text.endswith("...") else FinishReason.COMPLETE
         return Completion(text, reason, Usage(input_tokens=10, output_tokens=4), "m", "w1")
 
 

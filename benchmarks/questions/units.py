@@ -1,6 +1,6 @@
-"""Makes the questions of the domain `units`: short problems on amounts, with a worked reasoning and a number as reference.
+"""Makes the questions of the preset `units`: short problems on amounts, with a worked reasoning and a number as reference.
 
-    python -m meteor_agents.configs.units.make_questions FOLDER
+    python -m benchmarks.questions.units FOLDER
 
 Everything follows from `SEED`: the same script always gives the same bytes. `heldout_seen.jsonl` has the families of
 training with values, and half of the time a wording, that training does not use; `heldout_unseen.jsonl` has families of
@@ -41,7 +41,7 @@ class Family:
 
 
 def converted(factor: int) -> Worked:
-    """a units and b of which `factor` make one."""
+    """`a` large units and `b` small ones, in small ones; `factor` small units make a large one."""
     return lambda a, b: (f"{a} x {factor} = {a * factor}. {a * factor} + {b} = {a * factor + b}.", a * factor + b)
 
 
@@ -170,6 +170,9 @@ UNSEEN = (
 
 
 def main() -> None:
+    """Write the three files into the folder that the command line names, replacing what is there."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m benchmarks.questions.units FOLDER")
     folder = Path(sys.argv[1])
     for name, rows in make_files().items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
