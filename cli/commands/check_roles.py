@@ -190,7 +190,7 @@ async def _as_student(settings: Settings, student: object) -> AsyncIterator[Find
     try:
         check_strategies(settings, student)
     except SettingsError as error:
-        yield Finding("decoding", "it cannot decode as stage 3 wants it", str(error))
+        yield Finding("decoding", "this backend does not support the decoding of stage 3", str(error))
     if not trains_here(settings.student):
         yield Finding("weights", "stay as they are: no folder of them is here, so conversations only (--no-train)")
         return

@@ -44,7 +44,7 @@ def export_run(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run directory")
     settings = _settings_of(run)
-    with closing(open_for_reading(run / "run.db")) as records:
+    with closing(open_for_reading(run / "run.db", whole=True)) as records:
         traces = list(records.current_traces())
     rows, left_out = _rows(what, traces, settings)
     if what == "traces" and file_format == "parquet":

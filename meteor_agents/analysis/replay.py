@@ -14,7 +14,7 @@ from typing import NamedTuple
 from meteor_agents.analysis.held_out import newest_evaluations, read_replies, read_students
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.analysis.trace_differences import changed, difference, rounded, unlike
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.errors import ModelError, UnrecordedCallError
 from meteor_agents.evaluation.comparison import compare, summarise_comparisons
 from meteor_agents.evaluation.grading import fingerprint
@@ -125,7 +125,7 @@ class Replay:
     def _near(self, evaluation: EvaluationRecord) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
-        return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
+        return NearDuplicatesBySet.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
 
     async def _examine(self, stage: str, question: Question, recorded: GradedReply) -> tuple[GradedReply | None, Held]:
         self._speaker.begin([recorded.attempt.weights])

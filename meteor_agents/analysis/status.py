@@ -85,8 +85,9 @@ def _rounds(records: Records, stage: StageRecord) -> list[dict[str, Any]]:
 
 
 def _calls(records: Records) -> dict[str, dict[str, int]]:
-    nothing = {"made": 0, "reused": 0, "retried": 0, "failed": 0}
+    nothing = {"made": 0, "reused": 0, "retried": 0, "failed": 0, "refused": 0, "filtered": 0}
     calls = {role: {**nothing, "made": spent.calls} for role, spent in records.spent_by_role().items()}
     for role, name, value in records.counters():
-        calls.setdefault(role, dict(nothing))[name] = value
+        if name in nothing:
+            calls.setdefault(role, dict(nothing))[name] = value
     return calls

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from meteor_agents.analysis.held_out import HeldOutFindings, read_held_out, read_replies, read_students
 from meteor_agents.analysis.status import read_status
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.results import GradedReply, first_problem
 from meteor_agents.pipeline.measurement import OVERLAPS
@@ -41,7 +41,7 @@ class Contents(NamedTuple):
     heldout: list[HeldOutFindings]
     replies: dict[str, Replies]
     """By held-out set."""
-    overlaps: Overlaps | None
+    overlaps: NearDuplicatesBySet | None
     """Held-out questions that nearly repeat a training question, if the run looked for them."""
     spent: dict[str, Spent]
     """By role."""
@@ -77,10 +77,10 @@ def read_contents(records: Records) -> Contents:
     )
 
 
-def _overlaps(records: Records) -> Overlaps | None:
+def _overlaps(records: Records) -> NearDuplicatesBySet | None:
     found = records.meta(OVERLAPS)
     try:
-        return Overlaps.model_validate(found) if found else None
+        return NearDuplicatesBySet.model_validate(found) if found else None
     except ValidationError as error:
         raise StoreError(f"what run.db holds about overlaps is damaged ({first_problem(error)})") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meteor_agents.data.near_duplicates import find_overlap, find_overlaps
+from meteor_agents.data.near_duplicates import find_near_duplicates, find_near_duplicates_by_set
 from meteor_agents.messages import Question
 
 
@@ -23,7 +23,7 @@ def test_exact_and_near_duplicates_of_training_questions_are_found() -> None:
         ask("h2", "In the month 2023-06, how many loans were taken?"),
         ask("h3", "Which optimiser is best for sparse gradients?"),
     ]
-    found = find_overlap(train, held)
+    found = find_near_duplicates(train, held)
     assert (found.questions, found.exact) == (3, 1)
     assert [(near.heldout, near.train) for near in found.near] == [("h1", "t1"), ("h2", "t1")]
     assert found.near[0].alike == 1 > found.near[1].alike >= 0.85
@@ -32,18 +32,18 @@ def test_exact_and_near_duplicates_of_training_questions_are_found() -> None:
 
 def test_overlap_is_looked_for_again_only_when_a_question_has_changed() -> None:
     train, held = [ask("t", "What is one plus one?")], {"held out": [ask("h", "What is two plus two?")]}
-    first = find_overlaps([train], held)
-    assert find_overlaps([train], held, first) is first
+    first = find_near_duplicates_by_set([train], held)
+    assert find_near_duplicates_by_set([train], held, first) is first
     changed = {"held out": [ask("h", "What is one plus one")]}
-    assert find_overlaps([train], changed, first).sets["held out"].exact == 1
+    assert find_near_duplicates_by_set([train], changed, first).sets["held out"].exact == 1
 
 
 def test_near_duplicates_are_the_same_however_many_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     train = [ask(f"t{i}", f"Which book number {i} was lent to reader {i * i}?") for i in range(40)]
     held = [ask(f"h{i}", f"Which book number {i} was lent to the reader {i}?") for i in range(12)]
-    at_once = find_overlap(train, held)
+    at_once = find_near_duplicates(train, held)
     assert at_once.near
     monkeypatch.setattr("meteor_agents.data.near_duplicates.AT_ONCE", 7)
-    assert [(near.heldout, near.alike) for near in find_overlap(train, held).near] == [
+    assert [(near.heldout, near.alike) for near in find_near_duplicates(train, held).near] == [
         (near.heldout, near.alike) for near in at_once.near
     ]

@@ -263,7 +263,7 @@ def test_losses_parameters_come_from_the_settings_or_are_the_losss_own() -> None
 
 
 def test_student_whose_template_rewrites_chats_is_refused_before_the_run(tokenizer: Any, tmp_path: Path) -> None:
-    from meteor_agents.backends.registry import check_chat
+    from meteor_agents.backends.base_model import check_chat
     from meteor_agents.settings.roles import StudentSettings
 
     tokenizer.save_pretrained(tmp_path / "keeps")

@@ -415,7 +415,7 @@ def test_editing_the_number_of_tries_keeps_every_call_that_it_does_not_change(tm
     calls = learner.calls
     status = Run(tmp_path / "run", learner, None, refine={"iterations": 2})(Pipeline.refine)
     assert learner.calls == calls + 40
-    assert status["calls"]["student"] == {"made": 80, "reused": 40, "retried": 0, "failed": 0}
+    assert status["calls"]["student"] == {"made": 80, "reused": 40, "retried": 0, "failed": 0, "refused": 0, "filtered": 0}
 
 
 def test_without_a_trainer_only_conversations_are_held(tmp_path: Path) -> None:

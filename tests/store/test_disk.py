@@ -119,12 +119,14 @@ def test_a_damaged_store_is_said_by_every_command_and_left_as_it_is(project: Pro
     for command in (
         project.command("refine", "--no-train"),
         [sys.executable, "-m", "meteor_agents.cli", "status", "runs/asked"],
+        [sys.executable, "-m", "meteor_agents.cli", "traces", "runs/asked"],
         [sys.executable, "-m", "meteor_agents.cli", "export", "runs/asked", "--what", "sft", "--out", "o.jsonl"],
     ):
         done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         assert "run.db cannot be" in done.stderr
+        assert "the file is damaged" in done.stderr
     assert project.database.read_bytes() == bytes(content)
     project.refine("--fresh")
     (aside,) = (path for path in (project.folder / "runs").iterdir() if path.name != "asked")
