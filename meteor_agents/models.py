@@ -57,7 +57,7 @@ class SamplingParams(BaseModel, frozen=True, extra="forbid"):
     """A JSON schema, as text, that the reply should follow. A backend that cannot enforce it asks without it, so the
     reader of the reply must be ready for anything."""
     contrast: Contrast | None = None
-    """Greedy decoding by the contrast with a weaker model; only for a model that is `Contrasting`."""
+    """Greedy decoding by the contrast with a weaker model; only for a model that `DecodesContrast`."""
     score: bool = False
     """Decode nothing: the last message is the assistant's, and the reply says how likely it is after the others, as
     a `Likelihood` in JSON. Only for a model that `ScoresReplies`."""

@@ -11,11 +11,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from meteor_agents.json_objects import object_spans
 from meteor_agents.safe_text import clean, parse_json
 from meteor_agents.thoughts import split_thoughts
+
+
+MOST_OBJECTS = 50
+"""A reply with more objects than this is no verdict."""
 
 
 class Stated(NamedTuple):
@@ -28,13 +33,16 @@ class Stated(NamedTuple):
 
 
 def stated_objects(text: str, quoted: Iterable[str] = ()) -> Stated | None:
-    """The objects in a reply, outside the judge's thoughts; None when one of them cannot be read.
+    """The objects in a reply, outside the judge's thoughts; None when one of them cannot be read, or there are
+    more than `MOST_OBJECTS`.
 
     `quoted` are the texts that the judge was asked about. An object that stands in one of them is repeated, not stated;
     spacing, quotes, backslashes, commas and capitals make no difference.
     """
     reply = clean(split_thoughts(text)[1])
-    spans = list(object_spans(reply))
+    spans = list(islice(object_spans(reply), MOST_OBJECTS + 1))
+    if len(spans) > MOST_OBJECTS:
+        return None
     known = [_squeezed(given) for given in quoted] if spans else []
     objects: list[dict[str, Any]] = []
     for span in spans:
@@ -50,17 +58,16 @@ def stated_objects(text: str, quoted: Iterable[str] = ()) -> Stated | None:
 
 
 def with_fields(stated: Stated, fields: Collection[str]) -> list[dict[str, Any]]:
-    """The stated objects that have all these fields, themselves or in the one object that they hold them in."""
-    opened = [_opened(content, fields) for content in stated.objects]
+    """The stated objects that have all these fields; one that holds them in an inner object, as `{"verdict": {...}}` does,
+    has them as well."""
+    opened = [variant for content in stated.objects for variant in _opened(content, fields)]
     return [content for content in opened if all(field in content for field in fields)]
 
 
-def _opened(content: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """`{"verdict": {"status": ...}}` as its inner object; anything else as it is."""
-    if any(field in content for field in fields):
-        return content
+def _opened(content: dict[str, Any], fields: Collection[str]) -> list[dict[str, Any]]:
+    """The object, and itself with the fields of each inner object that has one of `fields`."""
     inner = [value for value in content.values() if isinstance(value, dict) and any(field in value for field in fields)]
-    return {**content, **inner[0]} if len(inner) == 1 else content
+    return [content, *({**content, **value} for value in inner)]
 
 
 def read_object(source: str) -> dict[str, Any] | None:
@@ -102,10 +109,10 @@ _BACKSLASH = re.compile(
 return before a letter is none: the judge wrote `\\frac`, `\\beta` or `\\rho`."""
 
 _PIECE = re.compile(
-    r'"(?P<double>(?:[^"\\]|\\.)*+)(?:"|\Z)'
-    r"|[“”](?P<smart>(?:[^“”\\]|\\.)*+)(?:[“”]|\Z)"
-    r"|'(?P<single>(?:[^'\\]|\\.|'(?!\s*[,:}\]]))*+)(?:'|\Z)"
-    r"|‘(?P<curved>(?:[^’\\]|\\.|’(?!\s*[,:}\]]))*+)(?:’|\Z)"
+    r'"(?P<double>[^"\\]*+(?:\\.[^"\\]*+)*+)(?:"|\\?\Z)'
+    r"|[“”](?P<smart>[^“”\\]*+(?:\\.[^“”\\]*+)*+)(?:[“”]|\\?\Z)"
+    r"|'(?P<single>(?:[^'\\]|\\.|'(?!\s*[,:}\]]))*+)(?:'|\\?\Z)"
+    r"|‘(?P<curved>(?:[^’\\]|\\.|’(?!\s*[,:}\]]))*+)(?:’|\\?\Z)"
     r"|\b(?P<word>True|False|None)\b"
     r"|(?P<comma>,)(?=\s*[}\]])",
     re.DOTALL,

@@ -43,7 +43,7 @@ from meteor_agents.method import conversations
 from meteor_agents.method.agents import Judge, Student, Teacher
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.templates import Templates
-from meteor_agents.method.training_rows import Converted, distilled
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows
 from meteor_agents.pipeline.checkpoints import BASE, LINEAGE, needed, prune
 from meteor_agents.pipeline.engine import Drain, Line, Window, converse
 from meteor_agents.pipeline.gate import GATE, Gate, judge_candidate, speaks_unlike
@@ -142,7 +142,11 @@ class Pipeline:
         """Stage 1's training: question -> answer, on every accepted trace; or on the user's own rows."""
         if self.trainer is None:
             raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
-        converted = Converted(list(own_rows), {}) if own_rows else distilled(self.distilled(), self.cast.student)
+        converted = (
+            TrainingRows(list(own_rows), {})
+            if own_rows
+            else distillation_rows(self.distilled(), self.cast.student)
+        )
         rows, left_out = converted
         if not rows:
             raise UsageError(

@@ -12,9 +12,10 @@ from meteor_agents.method.agents import Judge, Student
 from meteor_agents.method.conversations import SELF_TRAIN
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.strategies import open_strategy
+from meteor_agents.method.training_rows import self_training_rows
 from meteor_agents.settings.settings import Settings
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, PreferencePair, TrainingJob
+from meteor_agents.training import Checkpoint, TrainingJob
 from meteor_agents.weight_files import parameters
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class SelfTraining:
         self._note(f"{name}: {summary(traces)}")
         if pipeline.trainer is None:
             return student
-        pairs = tuple(_pair(pipeline.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
+        pairs, left_out = self_training_rows(traces, pipeline.cast.student)
         if not pairs:
             self._note(f"{SELF_TRAIN}: no pair had a preference; the student stays as it is")
             return student
@@ -85,12 +86,13 @@ class SelfTraining:
             traces=tuple(pair.id for pair in pairs),
             job=TrainingJob(
                 name=f"{SELF_TRAIN}-{turn:03d}",
-                rows=pairs,
+                rows=tuple(pairs),
                 start=student,
                 settings=pipeline.settings.training_for(stage),
                 loss=stage.pairwise,
             ),
             current=student,
+            left_out=left_out,
         )
 
     async def _right(self, student: Checkpoint) -> int:
@@ -133,10 +135,3 @@ def summary(traces: list[Trace]) -> str:
 
 def _flops(flops: list[float]) -> str:
     return f"{sum(flops):.2g} FLOPs (estimated)"
-
-
-def _pair(student: Student, trace: Trace) -> PreferencePair:
-    low, high = trace.attempts
-    return PreferencePair(
-        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
-    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.method.conversations import REFINE
-from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows
 from meteor_agents.pipeline.engine import Interrupted
 from meteor_agents.pipeline.gate import GATE
 from meteor_agents.traces import Outcome, Trace
@@ -184,11 +184,11 @@ class Updates:
         self._trained += ids
         self._buffer = self._buffer[size:]
 
-    def _converted(self, ids: Sequence[str]) -> Converted:
+    def _converted(self, ids: Sequence[str]) -> TrainingRows:
         """What these traces teach; in the order of their ids, so that equal sets are equal data."""
         pipeline = self._pipeline
         traces = pipeline.store.traces(REFINE, self._recipe, sorted(ids))
-        return refined(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
+        return refinement_rows(traces, pipeline.cast.student, pipeline.settings.refine.conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
@@ -203,7 +203,7 @@ class Updates:
         count = round(examples * self._pipeline.settings.refine.replay)
         if not count:
             return []
-        known = distilled(self._pipeline.distilled(), self._pipeline.cast.student).rows
+        known = distillation_rows(self._pipeline.distilled(), self._pipeline.cast.student).rows
         if not known:
             raise UsageError(
                 "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"
