@@ -118,6 +118,7 @@ _PIECE = re.compile(
     re.DOTALL,
 )
 _WORDS = {"True": "true", "False": "false", "None": "null"}
+_ESCAPES = {character: json.dumps(character)[1:-1] for character in map(chr, (*range(0x20), ord('"')))}
 _IN_STRING = re.compile(r"\\(.)|[\"\x00-\x1f]", re.DOTALL)
 
 
@@ -132,7 +133,7 @@ def _mended(piece: re.Match[str]) -> str:
 
 def _escaped(found: re.Match[str]) -> str:
     if found[1] is None:
-        return json.dumps(found[0])[1:-1]
+        return _ESCAPES[found[0]]
     return "'" if found[1] == "'" else found[0]
 
 

@@ -158,7 +158,6 @@ def test_latex_keeps_its_backslashes_and_escapes_stay_escapes(written: str, mean
         'It is wrong.\n-----\n{"status": "correct", "n": 1}',
         f"{WHOLE} But on reflection: " + '{"explanation": "no, it is',
         '{"a": "x" "b": 1} ' + WHOLE,
-        '{"explanation": "<think>", "status": "incorrect", "guide": ""} </think> {"status": "correct"}',
         "{" * 5000,
         '{"a":' * 2000,
         '{"a":' * 60 + "1" + "}" * 60,
@@ -343,8 +342,7 @@ def test_no_text_makes_a_parser_fail(text: str) -> None:
     ["a", " ", "\n", "```", "```a", "*", "Answer", "Answer:", "answer \t", "final ", "{", "}", '{"a":', '{"a":1}', '{"a": "', "'a ",
      "{'a': 'b ", "\\", "\\n", '"\\', ",", ",   ", "“", "‘a", "<think>", "1", "[", "\ud83d", '{"status": "correct"} ', "{'a': True,} "],
 )  # fmt: skip
-@pytest.mark.parametrize("before", ["", '{"explanation": "', '{"status": x '])
-@pytest.mark.parametrize("after", ["", '"}'])
+@pytest.mark.parametrize(("before", "after"), [("", ""), ('{"explanation": "', '"}'), ('{"status": x ', "")])
 def test_a_megabyte_is_parsed_in_less_than_a_second(unit: str, before: str, after: str) -> None:
     text = before + unit * (1_000_000 // len(unit)) + after
     for parse in (split_answer, lambda text: parse_verdict(text, "judge")):
