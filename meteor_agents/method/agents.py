@@ -61,7 +61,7 @@ class Student:
         stage: str,
         sampling: SamplingParams | None = None,
     ) -> Attempt:
-        """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong with it, and the guide.
+        """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide.
 
         With a seed, each try gets its own. The same mistake made twice gives the same prompt twice, and with one seed the
         student would repeat it to the last try.

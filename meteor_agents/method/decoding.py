@@ -41,6 +41,7 @@ class Cost:
         return cls(1, given, said, prompt_passes * (given or 0) + reply_passes * (said or 0) if known else None)
 
     def __add__(self, other: Cost) -> Cost:
+        """The cost of both; a part that is unknown in one is unknown in the sum."""
         return Cost(
             self.calls + other.calls,
             _sum(self.input_tokens, other.input_tokens),

@@ -18,7 +18,6 @@ from meteor_agents.json_objects import object_spans
 from meteor_agents.safe_text import clean, parse_json
 from meteor_agents.thoughts import split_thoughts
 
-
 MOST_OBJECTS = 50
 """A reply with more objects than this is no verdict."""
 
