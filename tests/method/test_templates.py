@@ -105,7 +105,9 @@ def test_an_unknown_field_of_the_question_is_said_with_the_file(tmp_path: Path) 
 
 MARKED = "written-by-a-template"
 PICKLED = (
-    """{{ question.parse_raw("cos\\nsystem\\n(S'touch %s'\\ntR.", proto="pickle", allow_pickle=True) }}""" % MARKED
+    """{{ question.parse_raw("cos\\nsystem\\n(S'touch """
+    + MARKED
+    + """'\\ntR.", proto="pickle", allow_pickle=True) }}"""
 )
 
 
