@@ -113,7 +113,7 @@ def parse_verdict(text: str, model: str, quoted: Collection[str] = ()) -> Verdic
         return _no_verdict('JSON object with a "status"', text, model)
     statuses = {_word(content["status"]) for content in with_status}
     if len(statuses) > 1:
-        return _no_verdict("one verdict: they differ", text, model)
+        return _no_verdict("single verdict: they differ", text, model)
     status = statuses.pop()
     if status not in (Status.CORRECT, Status.INCORRECT):
         return _no_verdict('a "status" of "correct" or "incorrect"', text, model)
