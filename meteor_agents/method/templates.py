@@ -24,6 +24,7 @@ from meteor_agents.errors import TemplateError
 from meteor_agents.messages import Message
 from meteor_agents.models import ChatMessage
 from meteor_agents.safe_text import clean
+from meteor_agents.traces import Turn
 
 VARIABLES: Mapping[str, frozenset[str]] = {
     "student_guideline": frozenset({"domain", "question"}),
@@ -87,16 +88,16 @@ class Templates:
         given = {variable: plain(value) for variable, value in variables.items()}
         if name in self._fenced:
             given[FENCE] = fence(given)
+        context = template.new_context(given)
         messages: list[ChatMessage] = []
-        try:
-            context = template.new_context(given)
-            for block in BLOCKS:
+        for block in BLOCKS:
+            try:
                 text = clean("".join(template.blocks[block](context))).strip() if block in template.blocks else ""
-                if text:
-                    messages.append(ChatMessage(role="system" if block == "system" else "user", content=text))
-        except Exception as error:  # a template is a program of the user's: whatever it raises is its fault
-            where = f"{self._sources[name].path}: block {block!r}"
-            raise TemplateError(f"{where} cannot be rendered: {error or type(error).__name__}") from error
+            except Exception as error:  # a template is a program of the user's: whatever it raises is its fault
+                where, what = f"{self._sources[name].path}: block {block!r}", str(error) or type(error).__name__
+                raise TemplateError(f"{where} cannot be rendered: {what}") from error
+            if text:
+                messages.append(ChatMessage(role="system" if block == "system" else "user", content=text))
         if not messages or messages[-1].role != "user":
             raise TemplateError(f"{self._sources[name].path}: the user block is empty for this question")
         return tuple(messages)
@@ -137,7 +138,7 @@ class Templates:
 
 
 def plain(value: Any) -> Any:
-    """A value as a template gets it: messages and named tuples as mappings of their fields, lists and mappings
+    """A value as a template gets it: messages and turns as mappings of their fields, lists and mappings
     of plain values, texts and numbers; anything else as its text.
 
     >>> from meteor_agents.messages import Question
@@ -146,7 +147,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Message):
         return plain(value.model_dump())
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+    if isinstance(value, Turn):
         return {name: plain(field) for name, field in value._asdict().items()}
     if isinstance(value, Mapping):
         return {str(key): plain(field) for key, field in value.items()}

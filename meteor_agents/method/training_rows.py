@@ -80,15 +80,19 @@ def _unusable(*replies: Spoken | None) -> str | None:
 
 def _answer(trace: Trace, student: Student) -> Sequence[Row] | str:
     answer = trace.answer
-    if answer is None or (reason := _unusable(answer)):
-        return EMPTY if answer is None else reason
+    if answer is None:
+        return EMPTY
+    if reason := _unusable(answer):
+        return reason
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)]
 
 
 def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
     accepted = trace.accepted_attempt
-    if accepted is None or (reason := _unusable(accepted)):
-        return EMPTY if accepted is None else reason
+    if accepted is None:
+        return EMPTY
+    if reason := _unusable(accepted):
+        return reason
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
 
 
