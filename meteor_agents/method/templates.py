@@ -159,11 +159,12 @@ def plain(value: Any) -> Any:
 
 
 def fence(given: Mapping[str, Any]) -> str:
-    """A line that no text in `given` holds, nor could be made to hold, since it is a hash of all of them.
+    """A line that no reply in `given` holds, nor could be made to hold, since it is a hash of the replies and the question.
 
-    Equal content has an equal fence, so that a call's key stays the same from run to run.
+    It depends on nothing else, such as ids or weights: equal prompts have equal fences, so that their calls are shared.
     """
-    content = json.dumps(given, sort_keys=True)
+    replies = {name: value["text"] for name, value in given.items() if isinstance(value, dict) and "text" in value}
+    content = json.dumps([given["question"]["question"], replies], sort_keys=True)
     return f"-----{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

@@ -162,16 +162,17 @@ def test_a_template_reads_fields_turns_and_metadata(tmp_path: Path) -> None:
     assert messages[-1].content == "a 2 20 incorrect Divide again. items=a;level=1;"
 
 
-def judged(text: str, title: str | None = None) -> str:
-    attempt = Attempt(text=text, reasoning="", answer=text, model="m", weights="w")
-    question = EXAMPLE.model_copy(update={"title": title})
+def judged(text: str, title: str | None = None, *, id_: str = "one", weights: str = "w") -> str:
+    attempt = Attempt(text=text, reasoning="", answer=text, model="m", weights=weights)
+    question = EXAMPLE.model_copy(update={"title": title, "id": id_})
     return Templates(BUILTIN).render("judge_verdict", domain="sums", question=question, attempt=attempt)[-1].content
 
 
 def test_the_fence_around_a_reply_depends_on_it_and_stays_the_same_for_the_same_content() -> None:
     fences = [judged(text, title).rsplit("\n", 1)[1] for text, title in (("a", None), ("b", None), ("a", "t"))]
-    assert len(set(fences)) == 3
-    assert judged("a") == judged("a")
+    assert fences[0] != fences[1]
+    assert fences[0] == fences[2]
+    assert judged("a") == judged("a", id_="another", weights="w2"), "equal prompts share their calls"
 
 
 def test_a_reply_cannot_forge_the_fence_that_another_reply_had() -> None:
