@@ -14,8 +14,9 @@ from pydantic import Field, TypeAdapter
 
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Attempt, Message, Question, Status
-from meteor_agents.method.agents import Judge, ModelJudge, Student
-from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA, json_object, parse_scores
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge
+from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA, parse_justification, parse_scores
 from meteor_agents.models import Occasion, SamplingParams
 
 EVALUATE = "evaluate"
@@ -50,7 +51,7 @@ class Result(Message):
     """The verifier's, or the judge's justification of its scores."""
     scores: dict[str, float] | None = None
     """The five criteria, 1 to 10, the mean of the judges that gave them; None where none did."""
-    by_judge: dict[str, dict[str, int]] = Field(default_factory=dict)
+    by_judge: dict[str, dict[str, float]] = Field(default_factory=dict)
     """With several judges: the scores of each."""
     verified: bool = False
     """`status` is a verifier's, beside the scores."""
@@ -161,7 +162,7 @@ async def grade(
 
 
 class _Graded(NamedTuple):
-    scores: dict[str, int]
+    scores: dict[str, float]
     """Empty when the reply could not be read."""
     justification: str
 
@@ -173,12 +174,11 @@ async def _graded(question: Question, attempt: Attempt, judge: ModelJudge, stage
     )
 
 
-def _read_grades(text: str, judge: str) -> _Graded:
-    said = (json_object(text) or {}).get("justification")
-    return _Graded(parse_scores(text) or {}, said if isinstance(said, str) else "")
+def _read_grades(reply: JudgeReply) -> _Graded:
+    return _Graded(parse_scores(reply.text, reply.quoted) or {}, parse_justification(reply.text, reply.quoted))
 
 
-def _averaged(scores: Sequence[Mapping[str, int]]) -> dict[str, float]:
+def _averaged(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(given[name] for given in scores) / len(scores) for name in CRITERIA}
 
 

@@ -28,7 +28,8 @@ from meteor_agents.evaluation.human_labels import Agreement, Label, agreement
 from meteor_agents.evaluation.judge_reliability import Trust, by_checkpoint, length_effect, panel_agreements, repeats
 from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFinished, StageStarted
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import Judge, Student
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import related_models

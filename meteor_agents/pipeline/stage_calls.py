@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from meteor_agents.evaluation.grading import Result, examine
 from meteor_agents.messages import Question
 from meteor_agents.method import conversations
-from meteor_agents.method.agents import Judge
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams

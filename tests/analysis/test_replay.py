@@ -19,9 +19,11 @@ from meteor_agents.analysis.replay import Held, Replay, ReplaySession
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.evaluation.grading import Panel
-from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.pipeline.cast import Cast, RoleModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.store.records import open_for_reading

@@ -22,9 +22,11 @@ from meteor_agents.evaluation.human_labels import agreement, read_labels
 from meteor_agents.evaluation.judge_reliability import length_effect, panel_agreements, repeats
 from meteor_agents.evaluation.model_families import family, kinships
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import ModelJudge, Student, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
 from tests.cli.test_cli import meteor
 
@@ -122,7 +124,7 @@ def test_shares_add_to_one_and_a_win_needs_both_orders() -> None:
 
     longer = ModelJudge(
         voice(
-            lambda text: json.dumps(dict.fromkeys(CRITERIA, "A" if "-----\nlong" in text.split("Reply B")[0] else "B"))
+            lambda text: json.dumps(dict.fromkeys(CRITERIA, "A" if "\nlong" in text.split("Reply B")[0] else "B"))
         )
     )
     found = asyncio.run(compare(QUESTION, {"judge": longer}, attempt("short"), attempt("long, so long")))
