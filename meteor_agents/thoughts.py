@@ -21,6 +21,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from meteor_agents.json_objects import object_spans
+
 _NAME = r"(?:\w{1,16}:)?(?:think|thinking|thought|reasoning)"
 _MARK = re.compile(
     rf"</?{_NAME}>|\[/?THINK\]|◁/?think▷"
@@ -35,12 +37,7 @@ _CHANNEL_ENDS = re.compile(r"<\|(?:end|return|call)\|>")
 _BARE_CHANNEL = re.compile(r"assistant\s?(final|analysis|commentary)")
 _FENCE_LINE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})([^\n]*)$", re.MULTILINE)
 _ON_ONE_LINE = re.compile(r'`[^`\n]+`|"[^"\n]*"|“[^“”\n]*”')
-_OBJECT_STARTS = re.compile(r'\{\s*["\'“}]')
-_OBJECT_PARTS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)|[{}]', re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}
-_UNCLOSED_OBJECTS = 2
-"""An object that never closes is looked through to the end of the text: after so many, no further one is tried."""
-_DEEPEST_OBJECT = 50
 
 
 class _Mark(NamedTuple):
@@ -149,7 +146,8 @@ class _Spans:
     """The parts of a text in which a mark is only mentioned. To be asked with rising positions."""
 
     def __init__(self, text: str) -> None:
-        found = [*_fences(text), *((hit.start(), hit.end()) for hit in _ON_ONE_LINE.finditer(text)), *_objects(text)]
+        found = [*_fences(text), *((hit.start(), hit.end()) for hit in _ON_ONE_LINE.finditer(text))]
+        found += [(span.start, span.end) for span in object_spans(text) if span.closed]
         self._spans = _merged(found)
         self._at = 0
 
@@ -181,24 +179,6 @@ def _fences(text: str) -> Iterator[tuple[int, int]]:
             opening = None
         elif line[2].strip():
             opening = line  # the one before was never closed
-
-
-def _objects(text: str) -> Iterator[tuple[int, int]]:
-    """What looks like a JSON object: from a brace with a string behind it to the brace that closes it."""
-    unclosed, end = 0, 0
-    for start in _OBJECT_STARTS.finditer(text):
-        if start.start() < end or unclosed >= _UNCLOSED_OBJECTS:
-            continue
-        depth = 0
-        for part in _OBJECT_PARTS.finditer(text, start.start()):
-            depth += {"{": 1, "}": -1}.get(part[0], 0)
-            if depth in (0, _DEEPEST_OBJECT):
-                break
-        if depth == 0:
-            end = part.end()
-            yield start.start(), end
-        else:
-            unclosed += 1
 
 
 def _joined(thoughts: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observer, Observers
-from meteor_agents.method.agents import VerifierJudge
+from meteor_agents.method.judges import VerifierJudge
 from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatModel

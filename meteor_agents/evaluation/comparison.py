@@ -11,7 +11,7 @@ from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.evaluation.results import Statistic
 from meteor_agents.evaluation.statistics import mean, proportion, win_share_at_equal_length
 from meteor_agents.messages import Attempt, Message, Question
-from meteor_agents.method.agents import ModelJudge
+from meteor_agents.method.judges import JudgeReply, ModelJudge
 from meteor_agents.method.replies import COMPARISON_SCHEMA, CRITERIA, parse_comparison
 from meteor_agents.models import Occasion
 
@@ -87,8 +87,8 @@ async def _compare(question: Question, judge: ModelJudge, without: Attempt, with
     return {criterion: _preference(forth[criterion], back[criterion]) for criterion in CRITERIA}
 
 
-def _read_comparison(text: str, judge: str) -> dict[str, str]:
-    return parse_comparison(text) or {}
+def _read_comparison(reply: JudgeReply) -> dict[str, str]:
+    return parse_comparison(reply.text, reply.quoted) or {}
 
 
 def _preference(forth: str, back: str) -> Preference:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import Judge, ModelJudge, Student
-from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA, json_object, parse_scores
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge
+from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA, parse_justification, parse_scores
 from meteor_agents.models import Occasion, SamplingParams
 
 EVALUATE = "evaluate"
@@ -74,7 +75,7 @@ async def grade(
 
 
 class _Grades(NamedTuple):
-    scores: dict[str, int]
+    scores: dict[str, float]
     """Empty when the reply could not be read."""
     justification: str
 
@@ -86,12 +87,11 @@ async def _grades(question: Question, attempt: Attempt, judge: ModelJudge, stage
     )
 
 
-def _read_grades(text: str, judge: str) -> _Grades:
-    said = (json_object(text) or {}).get("justification")
-    return _Grades(parse_scores(text) or {}, said if isinstance(said, str) else "")
+def _read_grades(reply: JudgeReply) -> _Grades:
+    return _Grades(parse_scores(reply.text, reply.quoted) or {}, parse_justification(reply.text, reply.quoted))
 
 
-def _averaged(scores: Sequence[Mapping[str, int]]) -> dict[str, float]:
+def _averaged(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(given[name] for given in scores) / len(scores) for name in CRITERIA}
 
 

@@ -36,7 +36,7 @@ class GradedReply(Message):
     """The verifier's explanation, or the judges' justification of their scores."""
     scores: dict[str, float] | None = None
     """The five criteria, 1 to 10, averaged over the judges that could be read; None if none could."""
-    by_judge: dict[str, dict[str, int]] = Field(default_factory=dict)
+    by_judge: dict[str, dict[str, float]] = Field(default_factory=dict)
     """With several judges: the scores of each."""
     verified: bool = False
     """There are scores, and `status` comes from a verifier."""

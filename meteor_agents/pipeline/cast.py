@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from meteor_agents.evaluation.grading import Panel
 from meteor_agents.evaluation.model_families import same_family_warnings
-from meteor_agents.method.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, VerifierJudge, Voice
+from meteor_agents.method.agents import ModelTeacher, Student, Teacher
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import SamplingParams, Speaker
 from meteor_agents.settings.evaluation import EVALUATED
 from meteor_agents.settings.roles import REFERENCE, ModelSettings

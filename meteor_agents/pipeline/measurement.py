@@ -23,7 +23,8 @@ from meteor_agents.evaluation.judge_reliability import (
 from meteor_agents.evaluation.results import GradedReply, read_graded_reply, summarise
 from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFinished, StageStarted
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import Judge, Student
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import related_models

@@ -8,7 +8,7 @@ from meteor_agents.evaluation.grading import ask_and_grade
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Question
 from meteor_agents.method import conversations
-from meteor_agents.method.agents import Judge
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams

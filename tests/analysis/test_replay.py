@@ -21,10 +21,12 @@ from meteor_agents.analysis.replay import FIGURES, Held, Replay, ReplaySession
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.evaluation.grading import Panel
-from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 from meteor_agents.pipeline.cast import Cast, RoleModel
 from meteor_agents.pipeline.pipeline import Pipeline

@@ -13,9 +13,11 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.evaluation.grading import Panel, ask_and_grade
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import ModelJudge, Student, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
 
 QUESTION = Question(id="q", question="What is one plus one?", reference="2")

@@ -7,7 +7,7 @@ import json
 import random
 
 from meteor_agents.evaluation.comparison import PairComparison, Preference, compare, summarise_comparisons
-from meteor_agents.method.agents import ModelJudge
+from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
 from tests.evaluation.graded import QUESTION, attempt, voice
 
@@ -21,7 +21,7 @@ def test_shares_add_to_one_and_a_win_needs_both_orders() -> None:
 
     longer = ModelJudge(
         voice(
-            lambda text: json.dumps(dict.fromkeys(CRITERIA, "A" if "-----\nlong" in text.split("Reply B")[0] else "B"))
+            lambda text: json.dumps(dict.fromkeys(CRITERIA, "A" if "\nlong" in text.split("Reply B")[0] else "B"))
         )
     )
     found = asyncio.run(compare(QUESTION, {"judge": longer}, attempt("short"), attempt("long, so long")))

@@ -11,7 +11,7 @@ from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.grading import Panel
 from meteor_agents.evaluation.results import read_graded_reply, summarise
 from meteor_agents.messages import Status
-from meteor_agents.method.agents import ModelJudge
+from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
 from tests.evaluation.graded import examined, result, scoring, voice
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.abilities import Contrasts, ScoresReplies
+from meteor_agents.abilities import DecodesContrast, ScoresReplies
 from meteor_agents.errors import ModelError, RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, Contrast, Likelihood, SamplingParams
 from tests.local.test_transformers_local import PROMPTS, ask_together, with_model
@@ -99,7 +99,7 @@ def test_scores_are_the_models_own_log_probabilities_in_any_company(folder: Path
         return [ChatMessage(role="user", content=prompt), ChatMessage(role="assistant", content=reply)]
 
     async def test(model: Any) -> list[Completion]:
-        assert [isinstance(model, ability) for ability in (Contrasts, ScoresReplies)] == [True, True]
+        assert [isinstance(model, ability) for ability in (DecodesContrast, ScoresReplies)] == [True, True]
         asked = [turns(prompt, reply) for prompt in PROMPTS for reply in replies]
         plain = model.complete([ChatMessage(role="user", content="a")], SamplingParams(temperature=0, max_tokens=4))
         *scores, _ = await asyncio.gather(*(model.complete(one, scoring) for one in asked), plain)

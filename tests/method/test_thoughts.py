@@ -134,15 +134,14 @@ def test_a_text_without_marks_is_its_own_reply(text: str) -> None:
         assert split_thoughts(text) == ("", text)
 
 
-@pytest.mark.parametrize("before", ["", "x</think>", "<think>", "analysis"])
+@pytest.mark.parametrize("before", ["", "x</think>", "analysis"])
 @pytest.mark.parametrize(
     "unit",
     ["<think>", "</think>", "<think></think>", '{"', "{a", "“", '"', "`", "```\n", "<|channel|>", "assistantfinal", " ",
      "<|channel|>final<|message|>", "\n   ```", '{"a":"\\', "<a:think", "[THINK]\n", "a" * 15 + ":"],
 )  # fmt: skip
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_megabyte_of_one_mark_takes_less_than_a_second(unit: str, before: str, opened: bool) -> None:
+def test_a_megabyte_of_one_mark_takes_less_than_a_second(unit: str, before: str) -> None:
     text = before + unit * (1_000_000 // len(unit))
     began = time.thread_time()
-    split_thoughts(text, opened)
+    split_thoughts(text, opened=not before)
     assert time.thread_time() - began < 1

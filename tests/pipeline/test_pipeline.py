@@ -25,9 +25,11 @@ from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingErr
 from meteor_agents.evaluation.grading import Panel
 from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
-from meteor_agents.method.agents import ModelJudge, Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import prune

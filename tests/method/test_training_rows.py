@@ -24,10 +24,20 @@ from meteor_agents.errors import RefusedCallError, SettingsError, UsageError
 from meteor_agents.events import TrainingNote
 from meteor_agents.messages import Answer, Attempt, Guide, Question, Status, Verdict
 from meteor_agents.method import conversations
-from meteor_agents.method.agents import Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import VerifierJudge
 from meteor_agents.method.templates import Templates
-from meteor_agents.method.training_rows import CUT, EMPTY, UNDISPUTED, distilled, refined
-from meteor_agents.models import ChatMessage, SamplingParams
+from meteor_agents.method.training_rows import (
+    CUT_SHORT,
+    EMPTY,
+    INCOMPLETE,
+    UNDISPUTED,
+    distillation_rows,
+    refinement_rows,
+    self_training_rows,
+)
+from meteor_agents.method.voice import Voice
+from meteor_agents.models import ChatMessage, FinishReason, SamplingParams
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Conversation, Example, PairwiseLoss, PreferencePair, Row
@@ -72,8 +82,9 @@ def held(replies: Sequence[str], *, in_one_chat: bool = False) -> tuple[Trace, S
     return trace, student, speaker
 
 
-def attempt(text: str, *, truncated: bool = False) -> Attempt:
-    return Attempt(text=text, reasoning="", answer=text, truncated=truncated, model="m", weights="w")
+def attempt(text: str, *, truncated: bool = False, ending: FinishReason = FinishReason.COMPLETE) -> Attempt:
+    ending = FinishReason.CUT if truncated else ending
+    return Attempt(text=text, reasoning="", answer=text, ending=ending, model="m", weights="w")
 
 
 def trace_of(*tries: Attempt) -> Trace:
@@ -91,7 +102,7 @@ def trace_of(*tries: Attempt) -> Trace:
 
 def test_final_teaches_the_accepted_reply_to_the_bare_question() -> None:
     trace, student, _ = held([WRONG, RIGHT])
-    (row,) = refined([trace], student, "final").rows
+    (row,) = refinement_rows([trace], student, "final").rows
     assert row == Example(id="q1", prompt=student.prompt(QUESTION), target=RIGHT)
 
 
@@ -99,7 +110,7 @@ def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_
     from meteor_agents.method.replies import split_answer
 
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    (row,) = refined([trace], student, "history").rows
+    (row,) = refinement_rows([trace], student, "history").rows
     assert isinstance(row, Example)
     assert row.prompt == student.prompt(QUESTION)
     parts = [WRONG, trace.turns[0].verdict.explanation, "Answer: 5", trace.turns[1].verdict.explanation, RIGHT]
@@ -110,12 +121,12 @@ def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_
 
 def test_history_of_a_first_try_is_that_try() -> None:
     trace, student, _ = held([RIGHT])
-    assert refined([trace], student, "history").rows == refined([trace], student, "final").rows
+    assert refinement_rows([trace], student, "history").rows == refinement_rows([trace], student, "final").rows
 
 
 def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None:
     trace, student, speaker = held([WRONG, "Answer: 5", RIGHT], in_one_chat=True)
-    (row,) = refined([trace], student, "chat").rows
+    (row,) = refinement_rows([trace], student, "chat").rows
     assert isinstance(row, Conversation)
     replies = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     assert [row.messages[:i] for i in replies] == speaker.asked
@@ -124,7 +135,7 @@ def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None
 
 def test_pairs_prefer_the_accepted_reply_over_each_rejected_one() -> None:
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    rows = refined([trace], student, "pairs").rows
+    rows = refinement_rows([trace], student, "pairs").rows
     assert rows == [
         PreferencePair(id=f"q1#{i}", prompt=student.prompt(QUESTION), chosen=RIGHT, rejected=rejected)
         for i, rejected in enumerate([WRONG, "Answer: 5"], 1)
@@ -133,15 +144,24 @@ def test_pairs_prefer_the_accepted_reply_over_each_rejected_one() -> None:
 
 # What is left out
 
+NEITHER_COMPLETE_NOR_CUT = sorted(set(FinishReason) - {FinishReason.COMPLETE, FinishReason.CUT})
+
 
 @pytest.mark.parametrize(
     ("conversion", "tries", "reason"),
     [
-        ("final", [attempt(RIGHT, truncated=True)], CUT),
-        ("history", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT),
-        ("chat", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT),
-        ("pairs", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT),
-        ("pairs", [attempt(WRONG), attempt(RIGHT, truncated=True)], CUT),
+        ("final", [attempt(RIGHT, truncated=True)], CUT_SHORT),
+        ("history", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
+        ("chat", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
+        ("pairs", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
+        ("pairs", [attempt(WRONG), attempt(RIGHT, truncated=True)], CUT_SHORT),
+        *(
+            (conversion, [attempt(WRONG), attempt(RIGHT, ending=ending)], INCOMPLETE)
+            for conversion in ("final", "history", "chat", "pairs")
+            for ending in NEITHER_COMPLETE_NOR_CUT
+        ),
+        ("chat", [attempt(WRONG, ending=FinishReason.REFUSED), attempt(RIGHT)], INCOMPLETE),
+        ("pairs", [attempt(WRONG, ending=FinishReason.FILTERED), attempt(RIGHT)], INCOMPLETE),
         ("pairs", [attempt(RIGHT)], UNDISPUTED),
         ("pairs", [attempt(RIGHT + "\n"), attempt(RIGHT)], UNDISPUTED),
         ("final", [attempt(" \n")], EMPTY),
@@ -152,14 +172,44 @@ def test_trace_that_cannot_be_learned_is_left_out_with_its_reason(
     conversion: str, tries: list[Attempt], reason: str
 ) -> None:
     good = trace_of(attempt(WRONG), attempt(RIGHT))
-    converted = refined([trace_of(*tries), good, trace_of(*tries)], silent_student(), conversion)
+    converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student(), conversion)
     assert [row.id.partition("#")[0] for row in converted.rows] == ["q1"]
     assert converted.left_out == {reason: 2}
 
 
 def test_cut_first_try_does_no_harm_to_the_accepted_reply() -> None:
-    converted = refined([trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))], silent_student(), "final")
+    converted = refinement_rows([trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))], silent_student(), "final")
     assert (len(converted.rows), converted.left_out) == (1, {})
+
+
+def test_trace_of_an_older_run_that_holds_only_truncated_is_left_out_all_the_same() -> None:
+    stored = trace_of(attempt(RIGHT, truncated=True)).model_dump(mode="json")
+    for message in stored["messages"]:
+        message.pop("ending", None)
+    assert refinement_rows([Trace.model_validate(stored)], silent_student(), "final").left_out == {CUT_SHORT: 1}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [(FinishReason.CUT, CUT_SHORT), *((ending, INCOMPLETE) for ending in NEITHER_COMPLETE_NOR_CUT)],
+)
+def test_decoded_pair_needs_two_complete_replies(side: int, ending: FinishReason, reason: str) -> None:
+    both = [attempt(WRONG), attempt(RIGHT)]
+    good = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
+    both[side] = attempt(both[side].text, ending=ending)
+    bad = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
+    rows, left_out = self_training_rows([good, bad], silent_student())
+    prompt = silent_student().prompt(QUESTION)
+    assert rows == [PreferencePair(id="q1", prompt=prompt, chosen=RIGHT, rejected=WRONG)]
+    assert left_out == {reason: 1}
+
+
+@pytest.mark.parametrize("ending", NEITHER_COMPLETE_NOR_CUT)
+def test_answer_that_is_not_complete_is_left_out_of_stage_one(ending: FinishReason) -> None:
+    answer = Answer(text="Three.", model="m", weights="w", ending=ending)
+    trace = Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
+    assert distillation_rows([trace], silent_student()) == ([], {INCOMPLETE: 1})
 
 
 def test_answer_without_text_is_left_out_of_stage_one() -> None:
@@ -167,7 +217,7 @@ def test_answer_without_text_is_left_out_of_stage_one() -> None:
         answer = Answer(text=text, model="m", weights="w")
         return Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
 
-    converted = distilled([answered("Three."), answered(" ")], silent_student())
+    converted = distillation_rows([answered("Three."), answered(" ")], silent_student())
     assert ([row.id for row in converted.rows], converted.left_out) == (["q1"], {EMPTY: 1})
 
 
