@@ -24,7 +24,7 @@ from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Trace
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 What = Literal["sft", "preferences", "traces"]
 
@@ -102,12 +102,12 @@ def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student
     return TrainingRows([], {})
 
 
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: TrainingRow) -> dict[str, Any]:
     """`messages`, the last of which is a reply to learn; or `prompt`, `chosen`, `rejected`, each a list of messages."""
     match row:
         case Example():
             return {"messages": [*_turns(row.prompt), _reply(row.target)]}
-        case Conversation():
+        case ChatExample():
             return {"messages": _turns(row.messages)}
         case PreferencePair():
             return {"prompt": _turns(row.prompt), "chosen": [_reply(row.chosen)], "rejected": [_reply(row.rejected)]}

@@ -32,7 +32,7 @@ from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 
 STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "run": Pipeline.run,
@@ -101,7 +101,7 @@ async def _run(
     settings: Settings,
     directory: RunDirectory,
     store: Store,
-    own_rows: Sequence[Example | Conversation],
+    own_rows: Sequence[Example | ChatExample],
 ) -> None:
     drain = Drain()
     plan = Plan(
@@ -131,7 +131,7 @@ async def _run(
 
 
 async def _work(
-    stage: str, request: RunRequest, session: Session, own_rows: Sequence[Example | Conversation]
+    stage: str, request: RunRequest, session: Session, own_rows: Sequence[Example | ChatExample]
 ) -> None:
     if request.work is not None:
         await request.work(session)

@@ -13,12 +13,12 @@ from meteor_agents.data.row import Row, plain
 from meteor_agents.errors import UsageError
 from meteor_agents.models import ChatMessage
 from meteor_agents.safe_text import printable
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 
 _MESSAGES: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 
 
-def read_own_rows(path: Path) -> list[Example | Conversation]:
+def read_own_rows(path: Path) -> list[Example | ChatExample]:
     """All rows of a JSONL, JSON, CSV or Parquet file, as they stand: no prompt template is added.
 
     `messages` is a chat, every reply of which is learned. `prompt` is a text (the user's turn) or messages, and
@@ -33,7 +33,7 @@ def read_own_rows(path: Path) -> list[Example | Conversation]:
     return rows
 
 
-def _row(path: Path, row: Row) -> Example | Conversation:
+def _row(path: Path, row: Row) -> Example | ChatExample:
     values = {name: row.values[name] for name in _COLUMNS if name in row.values}
     if row.raw:
         values = {name: plain(value, path, row.place, name) for name, value in values.items()}
@@ -46,7 +46,7 @@ def _row(path: Path, row: Row) -> Example | Conversation:
 _COLUMNS = ("id", "messages", "prompt", "completion")
 
 
-def _read(id_: str, values: Mapping[str, Any], columns: Sequence[str]) -> Example | Conversation:
+def _read(id_: str, values: Mapping[str, Any], columns: Sequence[str]) -> Example | ChatExample:
     if values.get("messages") is not None:
         messages = _messages("messages", values["messages"])
     elif values.get("prompt") is not None and values.get("completion") is not None:
@@ -65,7 +65,7 @@ def _read(id_: str, values: Mapping[str, Any], columns: Sequence[str]) -> Exampl
     else:
         raise ValueError(f"needs messages, or prompt and completion; found {_listed(columns)}")
     if sum(message.role == "assistant" for message in messages) > 1:
-        return _not_empty(Conversation(id=id_, messages=messages))
+        return _not_empty(ChatExample(id=id_, messages=messages))
     return _example(id_, messages)
 
 
@@ -83,7 +83,7 @@ def _example(id_: str, messages: Sequence[ChatMessage]) -> Example:
     return Example(id=id_, prompt=tuple(prompt), target=reply.content)
 
 
-def _not_empty(chat: Conversation) -> Conversation:
+def _not_empty(chat: ChatExample) -> ChatExample:
     if not all(message.content.strip() for message in chat.messages if message.role == "assistant"):
         raise ValueError("a reply to learn is empty")
     return chat

@@ -20,7 +20,7 @@ from meteor_agents.messages import Spoken, Status
 from meteor_agents.method.agents import Student
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 CUT_SHORT = "cut at max_tokens"
 INCOMPLETE = "refused, filtered or broken off"
@@ -32,7 +32,7 @@ UNDISPUTED = "without a rejected try"
 class TrainingRows(NamedTuple):
     """What traces gave."""
 
-    rows: list[Row]
+    rows: list[TrainingRow]
     left_out: Mapping[str, int]
     """How many traces gave no row, by reason."""
 
@@ -53,9 +53,9 @@ def self_training_rows(traces: Iterable[Trace], student: Student) -> TrainingRow
     return _rows(traces, lambda trace: _decoded_pair(trace, student))
 
 
-def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[Row] | str]) -> TrainingRows:
+def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
     """`convert` gives a trace's rows, or the reason why it has none."""
-    rows: list[Row] = []
+    rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     for trace in traces:
         if trace.outcome is not Outcome.ACCEPTED:
@@ -78,7 +78,7 @@ def _unusable(*replies: Spoken | None) -> str | None:
     return CUT_SHORT if endings == {FinishReason.CUT} else INCOMPLETE
 
 
-def _answer(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _answer(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     answer = trace.answer
     if answer is None:
         return EMPTY
@@ -87,7 +87,7 @@ def _answer(trace: Trace, student: Student) -> Sequence[Row] | str:
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)]
 
 
-def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None:
         return EMPTY
@@ -96,7 +96,7 @@ def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
@@ -112,12 +112,12 @@ def _second_look(turn: Turn) -> str:
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
     asked = student.chat_prompt(trace.question, rejected)
-    return [Conversation(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
+    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
 
 
 def _unusable_tries(trace: Trace) -> str | None:
@@ -125,7 +125,7 @@ def _unusable_tries(trace: Trace) -> str | None:
     return _unusable(trace.accepted_attempt, *(turn.attempt for turn in trace.turns))
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None or not accepted.text.strip():
         return EMPTY
@@ -143,7 +143,7 @@ def _pairs(trace: Trace, student: Student) -> Sequence[Row] | str:
     ]
 
 
-def _decoded_pair(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _decoded_pair(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     low, high = trace.attempts
     if reason := _unusable(low, high):
         return reason

@@ -13,7 +13,7 @@ from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import distilling
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, Conversation, Example, TrainingJob
+from meteor_agents.training import ChatExample, Checkpoint, Example, TrainingJob
 
 
 async def distill(session: Session) -> None:
@@ -23,7 +23,7 @@ async def distill(session: Session) -> None:
     await hold(session, stage, distilling(session.settings, session.cast), NoLearner(session.base))
 
 
-async def finetune(session: Session, own_rows: Sequence[Example | Conversation] = ()) -> Checkpoint:
+async def finetune(session: Session, own_rows: Sequence[Example | ChatExample] = ()) -> Checkpoint:
     """Train question -> answer on every accepted trace of stage 1, or on the user's own rows; the student after it.
 
     Raises `UsageError` when there is nothing to train on or nobody to train.

@@ -22,7 +22,7 @@ from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import refining
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, Row, TrainingJob
+from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow
 
 
 async def refine(session: Session) -> Checkpoint:
@@ -205,7 +205,7 @@ class Updates:
             return False
         return settings.refine_goes_on_from(settings.distill if start == self._entered else settings.refine)
 
-    def _replayed(self, examples: int, number: int) -> list[Row]:
+    def _replayed(self, examples: int, number: int) -> list[TrainingRow]:
         """A rotating share (`refine.replay`) of stage 1's examples. Raises `UsageError` when there are none."""
         count = round(examples * self._session.settings.refine.replay)
         if not count:

@@ -14,7 +14,7 @@ from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.errors import UsageError
 from meteor_agents.models import ChatMessage
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 from tests.cli.test_cli import SETTINGS, TOY, meteor
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 from tests.support.tiny_model import make_tiny
@@ -50,7 +50,7 @@ def test_messages_with_one_reply_are_an_example_and_with_several_a_chat(tmp_path
     )
     assert isinstance(one, Example)
     assert [message.role for message in one.prompt] == ["system", "user"]
-    assert isinstance(two, Conversation)
+    assert isinstance(two, ChatExample)
     assert (one.id, two.id) == ("line 1", "line 2")
 
 

@@ -19,7 +19,7 @@ from meteor_agents.backends.local.chat_template import (
     prompt_text,
 )
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.backends.training.ranks.batches import encode_rows
+from meteor_agents.backends.training.ranks.encoding import encode_rows
 from meteor_agents.errors import RefusedCallError, SettingsError, UsageError
 from meteor_agents.events import TrainingNote
 from meteor_agents.messages import Answer, Attempt, Guide, Question, Status, Verdict
@@ -40,7 +40,7 @@ from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, FinishReason, SamplingParams
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Conversation, Example, PairwiseLoss, PreferencePair, Row
+from meteor_agents.training import ChatExample, Example, PairwiseLoss, PreferencePair, TrainingRow
 from meteor_agents.verifiers import open_verifier
 from tests.pipeline.test_pipeline import Events, FolderTrainer, Learner, Run, settings
 from tests.support.tiny_model import real_tokenizer
@@ -127,7 +127,7 @@ def test_history_of_a_first_try_is_that_try() -> None:
 def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None:
     trace, student, speaker = held([WRONG, "Answer: 5", RIGHT], in_one_chat=True)
     (row,) = refinement_rows([trace], student, "chat").rows
-    assert isinstance(row, Conversation)
+    assert isinstance(row, ChatExample)
     replies = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     assert [row.messages[:i] for i in replies] == speaker.asked
     assert [row.messages[i].content for i in replies] == [WRONG, "Answer: 5", RIGHT]
@@ -272,7 +272,7 @@ def test_run_in_one_chat_trains_on_what_was_said(tmp_path: Path) -> None:
     assert run.trainer is not None
     rows = [row for job in run.trainer.jobs if job.name.startswith("refine") for row in job.rows]
     turns = sorted(sum(message.role == "assistant" for message in row.messages) for row in rows
-                   if isinstance(row, Conversation))  # fmt: skip
+                   if isinstance(row, ChatExample))  # fmt: skip
     assert turns == [1] * 20 + [2] * 10
 
 
@@ -397,10 +397,10 @@ def test_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None
 
 
 def test_chats_and_examples_are_encoded_together(tokenizer: Any) -> None:
-    rows: list[Row] = [
-        Conversation(id="c", messages=CHAT),
+    rows: list[TrainingRow] = [
+        ChatExample(id="c", messages=CHAT),
         Example(id="e", prompt=CHAT[:2], target="Three."),
-        Conversation(id="long", messages=(CHAT[1], CHAT[4].model_copy(update={"content": "word " * 300}))),
+        ChatExample(id="long", messages=(CHAT[1], CHAT[4].model_copy(update={"content": "word " * 300}))),
     ]
     encoding = encode_rows(tokenizer, rows, max_length=100)
     assert ([row.id for row in encoding.rows], encoding.too_long) == (["c", "e"], 1)
@@ -409,4 +409,4 @@ def test_chats_and_examples_are_encoded_together(tokenizer: Any) -> None:
 
 def test_chat_that_does_not_end_with_a_reply_is_refused() -> None:
     with pytest.raises(ValueError, match="the last message must be the assistant's"):
-        Conversation(id="c", messages=CHAT[:4])
+        ChatExample(id="c", messages=CHAT[:4])
