@@ -203,7 +203,7 @@ def export(
 @models.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(help="For example smollm2-135m.")]) -> None:
     """Fetch a model's weights, verify them and convert them once into the cache."""
-    from meteor_agents.backends.local.catalog import fetch as fetch_model
+    from meteor_agents.backends.local.fetching import fetch as fetch_model
 
     folder = fetch_model(name, say=typer.echo)
     typer.echo(str(folder))

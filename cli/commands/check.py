@@ -14,8 +14,8 @@ from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import open_templates
 from meteor_agents.assembly.question_sets import open_questions, with_overlaps
 from meteor_agents.assembly.role_models import check_budget
-from meteor_agents.backends.base_model import trains_here
-from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
+from meteor_agents.backends.base_model import check_chat, check_trainable, trains_here
+from meteor_agents.backends.registry import open_trainer
 from meteor_agents.cli.commands.check_roles import Candidate, Finding, look_at
 from meteor_agents.cli.commands.prompts import EXAMPLE, check_templates
 from meteor_agents.errors import MeteorError, SettingsError, UsageError
@@ -102,11 +102,16 @@ def _check_verifier(settings: Settings, questions: Sequence[Question]) -> str:
     verifier = open_verifier(settings.judge.verifier, settings.judge.options, settings.base)
     try:
         known = [question for question in questions if question.reference is not None][:20]
-        wrong = [q.id for q in known if verifier.verify(q, q.reference or "").status is not Status.CORRECT]
+        verdicts = [(question, verifier.verify(question, question.reference or "")) for question in known]
     finally:
         verifier.close()
-    if wrong:
-        raise MeteorError(f"judge: the verifier {verifier.name} does not accept the reference of question {wrong[0]!r}")
+    for question, verdict in verdicts:
+        if verdict.status is not Status.CORRECT:
+            said = "gives no verdict on" if verdict.status is Status.ERROR else "does not accept"
+            raise MeteorError(
+                f"judge: the verifier {verifier.name} {said} the reference of question {question.id!r}: "
+                f"{verdict.explanation}"
+            )
     return f"judge: verifier {verifier.name}, accepts {len(known)} of {len(known)} references tried"
 
 

@@ -15,14 +15,15 @@ import yaml
 from meteor_agents.assembly.opening import open_templates
 from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_beside
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
-from meteor_agents.method.agents import Student, Voice
+from meteor_agents.method.agents import Student
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
-from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows, self_training_rows
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
-from meteor_agents.traces import Outcome, Trace
+from meteor_agents.traces import Trace
 from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 What = Literal["sft", "preferences", "traces"]
@@ -44,7 +45,7 @@ def export_run(
     if not run.is_dir():
         raise UsageError(f"{run} is not a run directory")
     settings = _settings_of(run)
-    with closing(open_for_reading(run / "run.db")) as records:
+    with closing(open_for_reading(run / "run.db", whole=True)) as records:
         traces = list(records.current_traces())
     rows, left_out = _rows(what, traces, settings)
     if what == "traces" and file_format == "parquet":
@@ -88,24 +89,17 @@ def _rows(what: What, traces: Sequence[Trace], settings: Settings) -> tuple[list
     return rows, left_out
 
 
-def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> Converted:
+def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> TrainingRows:
     """Examples are those that the run trains on (where it trains on pairs, the accepted replies)."""
     conversion = settings.refine.conversion
     if what == "sft" and stage == DISTILL:
-        return distilled(traces, student)
+        return distillation_rows(traces, student)
     if stage == REFINE:
-        return refined(traces, student, "pairs" if what == "preferences" else
+        return refinement_rows(traces, student, "pairs" if what == "preferences" else
                        "final" if conversion == "pairs" else conversion)  # fmt: skip
     if what == "preferences" and stage.startswith(SELF_TRAIN):
-        return Converted([_decoded(trace, student) for trace in traces if trace.outcome is Outcome.ACCEPTED], {})
-    return Converted([], {})
-
-
-def _decoded(trace: Trace, student: Student) -> PreferencePair:
-    low, high = trace.attempts
-    return PreferencePair(
-        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
-    )
+        return self_training_rows(traces, student)
+    return TrainingRows([], {})
 
 
 def _columns(row: TrainingRow) -> dict[str, Any]:

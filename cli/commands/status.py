@@ -103,4 +103,4 @@ def _print_trace(row: TraceRow) -> None:
 def _open(run: Path) -> Records:
     if not run.is_dir():
         raise UsageError(f"{run} is not a run directory")
-    return open_for_reading(run / "run.db")
+    return open_for_reading(run / "run.db", whole=True)

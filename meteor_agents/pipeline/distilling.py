@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from meteor_agents.errors import UsageError
 from meteor_agents.method.conversations import DISTILL
-from meteor_agents.method.training_rows import Converted, distilled
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows
 from meteor_agents.pipeline.holding import NoLearner, Stage, hold, recorded_stage
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.pipeline.session import Session
@@ -30,7 +30,8 @@ async def finetune(session: Session, own_rows: Sequence[Example | ChatExample] =
     """
     if session.trainer is None:
         raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
-    rows, left_out = Converted(list(own_rows), {}) if own_rows else distilled(answered(session), session.cast.student)
+    own = TrainingRows(list(own_rows), {}) if own_rows else None
+    rows, left_out = own or distillation_rows(answered(session), session.cast.student)
     if not rows:
         raise UsageError(
             "finetune: this run has no accepted distill trace to train on; run `meteor distill` first, or name a "

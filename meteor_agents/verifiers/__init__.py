@@ -64,8 +64,7 @@ def open_verifier(name: str, options: Mapping[str, Any], base: Path) -> Verifier
     if ":" in name:
         from meteor_agents.verifiers.function import FunctionOptions, FunctionVerifier
 
-        parse_options(FunctionOptions, name, options)
-        return FunctionVerifier.load(name, base)
+        return FunctionVerifier.load(name, base, parse_options(FunctionOptions, name, options))
     match name:
         case "exact":
             from meteor_agents.verifiers.exact import ExactOptions, ExactVerifier

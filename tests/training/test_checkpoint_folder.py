@@ -31,10 +31,15 @@ def write_folder(folder: Path) -> Path:
     return folder
 
 
-def job(start: Path, **fields: bool) -> TrainingJob:
+def job(start: Path, *, carries_optimizer: bool = False) -> TrainingJob:
     rows = (Example(id="1", prompt=(ChatMessage(role="user", content="Why?"),), target="Because."),)
-    checkpoint = Checkpoint(version="base", path=start)
-    return TrainingJob(name="refine-001", rows=rows, start=checkpoint, settings=TrainingSettings(), **fields)
+    return TrainingJob(
+        name="refine-001",
+        rows=rows,
+        start=Checkpoint(version="base", path=start),
+        settings=TrainingSettings(),
+        carries_optimizer=carries_optimizer,
+    )
 
 
 def flip(file: Path, at: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import deepspeed
 import torch
-from torch.distributed import TCPStore, default_pg_timeout
+from torch.distributed import TCPStore, default_pg_timeout  # type: ignore[attr-defined]  # torch does not list them
 
 from meteor_agents.backends.local.hardware import pick_dtype
 from meteor_agents.backends.training.config import LOOPBACK
