@@ -78,7 +78,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
             *cells,
             f"{sum(spoken.get(stage, 0) for stage in stages):,}" if stages else "-",
             f"{trained:,}" if stages else "-",
-            _clock(seconds) if stages else "-",
+            duration(seconds) if stages else "-",
         )
     console.print()
     console.print(table)
@@ -91,12 +91,6 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     if next_steps:
         console.print()
         console.print(NEXT_STEPS, markup=False, highlight=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    """6:47, or 1:06:47 with hours: short enough for a table in 80 columns."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _label_of(stage: str) -> str:
