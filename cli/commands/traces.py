@@ -63,7 +63,7 @@ def show_traces(
     With `question`, its traces in full. Raises `UsageError` when nothing fits, and `StoreError` for a damaged store.
     """
     if outcome is not None and outcome not in list(Outcome):
-        raise UsageError(f"--outcome {outcome}: {did_you_mean(outcome, list(Outcome), among='outcomes')}")
+        raise UsageError(f"--outcome {outcome}: {did_you_mean(outcome, map(str, Outcome), among='outcomes')}")
     on_terminal = sys.stdout.isatty() and not as_json
     most = limit or (LINES if on_terminal and question is None else _ALL)
     wanted = Wanted(question, stage, outcome)
