@@ -12,7 +12,7 @@ ARGS =
 BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
-.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate bench-train results clean
+.PHONY: help quickstart test test-sglang test-llama lint bench-engine bench-generate bench-train soak results clean
 .DEFAULT_GOAL := help
 
 help: ## List what can be made
@@ -51,6 +51,9 @@ results: $(VENV)/.run-stamp ## Write docs/results.md: the method on two domains,
 
 bench-engine: $(VENV)/.dev-stamp ## The conversation engine beside bare HTTP clients; some of it with W="w1 w2 w3"
 	$(BIN)/python benchmarks/bench_engine.py $(W)
+
+soak: $(VENV)/.dev-stamp ## 5,000 questions on a server that misbehaves, killed again and again; options in ARGS="..."
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 bench-generate: $(VENV)/.dev-stamp ## The transformers backend beside `generate`, on replies of mixed lengths; some sides with S="fixed-4 ours-16"
 	$(BIN)/meteor models fetch smollm2-135m

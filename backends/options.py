@@ -25,7 +25,7 @@ class Surroundings:
     logs: Path | None = None
     """The folder for what a launched server writes; None: one for temporary files."""
     note: Callable[[str], None] = lambda sentence: None
-    """Hears what the people who watch the run should know."""
+    """Called with each sentence that the people who watch the run should read."""
 
 
 class Options(BaseModel):
@@ -35,25 +35,29 @@ class Options(BaseModel):
 
 
 class TransformersOptions(Options):
+    """Settings of `transformers`, a model in this process."""
+
     device: str = "auto"
+    """A torch device; `auto`: a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto`: bfloat16 where the hardware multiplies it, else float32."""
     max_batch: int = 64
-    """Sequences decoded together, beams counted."""
+    """Sequences decoded together; each beam is one."""
     quantization: dict[str, Any] | None = None
     """transformers' `quantization_config`, for example {quant_method: bitsandbytes, load_in_8bit: true}."""
 
 
 class EndpointOptions(Options):
-    """What every server that is asked over HTTP can be given."""
+    """Settings of every server that is asked over HTTP."""
 
     api_key_env: str | None = None
     """The environment variable that holds the key."""
     headers: dict[str, str] = {}
-    """Sent along as they are; none may be a credential."""
+    """Sent with every request as they are; none may be a credential."""
     headers_env: dict[str, str] = {}
     """Header -> the environment variable that holds its value."""
     json_schema: bool = True
-    """Hold replies that are read by a program (verdicts, scores) to a JSON schema, where the server can."""
+    """Whether the server is asked to hold verdicts and scores, which a program reads, to a JSON schema."""
 
     @field_validator("headers")
     @classmethod
@@ -66,15 +70,28 @@ class EndpointOptions(Options):
                 )
             if value == HIDDEN:
                 raise ValueError(f"the value of {name} was left out when these settings were saved; write it again")
+            if not all(" " <= character <= "~" for character in value):
+                raise ValueError(f"the value of {name} has a character that no header may have; use printable ASCII")
+        return headers
+
+    @field_validator("headers", "headers_env")
+    @classmethod
+    def _names_of_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name in headers:
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a header's name: letters, digits and hyphens, without spaces or colon")
         return headers
 
 
 class ServerOptions(EndpointOptions):
+    """Settings of `openai`, any server with chat completions."""
+
     base_url: str
+    """Up to and with `/v1`, where the server has one; `/chat/completions` is added."""
     query: dict[str, str] = {}
     """Added to the URL, for example Azure's api-version; none may be a credential."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """How the server calls the limit of a reply's tokens. A server that asks for the other name gets it by itself."""
+    """The server's name for the limit of a reply's tokens. It is changed automatically if the server asks for the other."""
 
     @field_validator("query")
     @classmethod
@@ -88,6 +105,8 @@ class ServerOptions(EndpointOptions):
 
 
 class AnthropicOptions(EndpointOptions):
+    """Settings of `anthropic`, the Messages API."""
+
     base_url: str = "https://api.anthropic.com"
     api_key_env: str | None = "ANTHROPIC_API_KEY"
 
@@ -98,12 +117,17 @@ _CREDENTIAL = re.compile(
 
 
 class ScriptedOptions(Options):
+    """Settings of `scripted`, a model that says what it was told to say: either `replies` or `function`."""
+
     replies: tuple[str, ...] = ()
+    """Said in order."""
     function: str | None = None
-    """module:function of (messages, sampling) -> reply."""
+    """`module:function`, called with messages and sampling; returns the reply."""
     cycle: bool = False
+    """Begin again when all replies were said, instead of failing."""
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
@@ -123,19 +147,19 @@ def options_of(role: str, settings: ModelSettings, model: type[AnyOptions]) -> A
 
 
 def noting(role: str, surroundings: Surroundings) -> Callable[[str], None]:
-    """Notes about a role begin with its name."""
+    """A `note` that puts the role's name in front of each sentence."""
     return lambda sentence: surroundings.note(f"{role}: {sentence}")
 
 
 def served_name(role: str, settings: ModelSettings) -> str:
-    """The name that the server uses. Raises `SettingsError` when there is none."""
+    """The model's name on the server. Raises `SettingsError` when there is none."""
     if settings.model is None:
         raise SettingsError(f"{role}.model is missing: the backend {settings.backend} needs the model's name")
     return settings.model
 
 
 def headers(role: str, options: EndpointOptions) -> dict[str, str]:
-    """Those of the settings, the secret ones out of the environment."""
+    """All headers to send, secret ones from the environment. Raises `SettingsError` for a variable that is not set."""
     secret = {
         header: from_environment(f"{role}.headers_env.{header}", variable)
         for header, variable in options.headers_env.items()
@@ -144,7 +168,7 @@ def headers(role: str, options: EndpointOptions) -> dict[str, str]:
 
 
 def checked_key(role: str, options: EndpointOptions) -> str | None:
-    """The variable that holds the key, which is there."""
+    """The name of the variable that holds the key, if there is to be one. Raises `SettingsError` if it is not set."""
     if options.api_key_env:
         from_environment(f"{role}.api_key_env", options.api_key_env)
     return options.api_key_env

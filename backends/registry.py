@@ -1,19 +1,17 @@
-"""Backend name -> object. Nothing is imported before it is asked for.
+"""Opens a model or a trainer by its backend's name. A backend is imported when it is opened, not before.
 
-Other packages add chat models through the entry point group `meteor_agents.backends`: a callable that takes the role's
-`ModelSettings` and returns a `ChatModel`. With an attribute `Options`, a subclass of ours, its settings are checked like
-those of our own.
+Other packages add backends through the entry point group `meteor_agents.backends`. An entry point is a callable that takes
+the role's `ModelSettings` and returns a `ChatModel`. If it has an attribute `Options` (a subclass of ours), its settings are
+checked as those of a built-in backend are.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Literal
 
-from meteor_agents.backends.base_model import base_checkpoint, base_version, how_to_get, model_folder, trains_here
+from meteor_agents.backends.base_model import base_version, model_folder
 from meteor_agents.backends.options import (
     AnthropicOptions,
     ScriptedOptions,
@@ -27,39 +25,27 @@ from meteor_agents.backends.options import (
     served_name,
 )
 from meteor_agents.backends.options import Options as Options  # the public path for backends outside this package
-from meteor_agents.errors import RefusedCallError, SettingsError
-from meteor_agents.models import ChatMessage, ChatModel
+from meteor_agents.errors import SettingsError
+from meteor_agents.models import ChatModel
+from meteor_agents.nearest import did_you_mean
 from meteor_agents.settings.credentials import hidden_in
 from meteor_agents.settings.roles import REFERENCE, ModelSettings
 from meteor_agents.settings.run import Settings
 from meteor_agents.settings.stages import STAGES_THAT_TRAIN
 from meteor_agents.training import Trainer
-from meteor_agents.weight_files import missing_parts
 
 ENTRY_POINTS = "meteor_agents.backends"
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+"""The entry point group of backends in other packages."""
 Opener = Callable[[str, ModelSettings, Surroundings], ChatModel]
+"""Opens the model of a role, from the role's name, its settings and the run's surroundings."""
 
 
 def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | None = None) -> ChatModel:
-    """The chat model of a role. Raises `SettingsError`, `MissingExtraError`."""
+    """The chat model of a role; close it with `aclose`.
+
+    Raises `SettingsError` for an unknown backend or a setting that cannot be used, and `MissingExtraError` for a package
+    that is not installed.
+    """
     if settings.backend == REFERENCE:
         raise SettingsError(f"{role}.backend: {REFERENCE} is a teacher only; the {role} needs a model")
     if hidden := hidden_in(settings.options):
@@ -69,7 +55,7 @@ def open_model(role: str, settings: ModelSettings, surroundings: Surroundings | 
 
 
 def open_trainer(settings: Settings) -> Trainer:
-    """What trains the student; the training settings of every stage can be used. Raises `SettingsError`."""
+    """The trainer of the student. Raises `SettingsError` if the training settings of any stage cannot be used."""
     from meteor_agents.backends.training.config import check_training
     from meteor_agents.backends.training.trainer import DeepSpeedTrainer
 
@@ -81,64 +67,9 @@ def open_trainer(settings: Settings) -> Trainer:
     return DeepSpeedTrainer()
 
 
-def check_trainable(settings: ModelSettings) -> None:
-    """Training starts from a complete folder on this machine. Raises `SettingsError` that says how to get one."""
-    if not trains_here(settings):
-        raise SettingsError(
-            f"student.backend: a student of the backend {settings.backend} cannot be trained here; use "
-            "`backend: transformers` or `sglang` with a model folder, or --no-train for conversations only"
-        )
-    if settings.options.get("quantization"):
-        raise SettingsError(
-            "student.quantization: quantised weights are not replaced by trained ones; leave it out, or use --no-train"
-        )
-    folder = model_folder("student", settings)
-    if not folder.is_dir():
-        raise SettingsError(
-            f"student.model: {settings.model!r} is no folder on this machine, and training starts from one; "
-            f"{how_to_get(settings)}"
-        )
-    if missing := missing_parts(folder):
-        raise SettingsError(f"student.model: training cannot start from {folder}: it lacks {', '.join(missing)}")
-
-
-def check_chat(settings: ModelSettings) -> None:
-    """What is learned from chats is learned as it was said. Raises `SettingsError` where the chat template prevents that."""
-    from transformers import AutoTokenizer
-
-    from meteor_agents.backends.local.chat_template import conversation_ids
-
-    said = [ChatMessage(role=role, content=content) for role, content in _A_CHAT]
-    try:
-        conversation_ids(AutoTokenizer.from_pretrained(base_checkpoint(settings).path), said)
-    except RefusedCallError as error:
-        raise SettingsError(f"refine.conversion: {error}") from error
-
-
-_A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
-    ("user", "One plus two?"),
-    ("assistant", "Four."),
-    ("user", "No."),
-    ("assistant", "Three."),
-)
-
-
-
-
-
-
-
-
-
-
 def backend_names() -> list[str]:
+    """The names that `backend:` takes: built-in backends, `reference`, and those of other packages. Imports none of them."""
     return sorted({*_BUILTIN, REFERENCE, *(point.name for point in entry_points(group=ENTRY_POINTS))})
-
-
-
-
-
-
 
 
 def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
@@ -154,6 +85,7 @@ def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings
         max_batch=options.max_batch,
         quantization=options.quantization,
         name=settings.model,
+        note=noting(role, surroundings),
     )
 
 
@@ -193,20 +125,10 @@ def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -
     )
 
 
-
-
 def _sglang(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.sglang_servers.opening import open_sglang
 
     return open_sglang(role, settings, surroundings)
-
-
-
-
-
-
-
-
 
 
 def _scripted(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
@@ -229,10 +151,7 @@ def _from_entry_point(name: str, role: str) -> Opener:
         except ImportError as error:
             raise SettingsError(f"{role}.backend: {name} ({point.value}) cannot be imported: {error}") from error
         return partial(_open_checked, opener)
-    known = backend_names()
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    raise SettingsError(f"{role}.backend: unknown backend {name!r}; {hint}")
+    raise SettingsError(f"{role}.backend: unknown backend {name!r}; {did_you_mean(name, backend_names())}")
 
 
 def _open_checked(

@@ -12,6 +12,7 @@ from meteor_agents.errors import RefusedCallError, SettingsError
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
 
 ReplyFunction = Callable[[Sequence[ChatMessage], SamplingParams], str]
+"""A reply to a chat."""
 
 
 class ScriptedModel:
@@ -39,18 +40,21 @@ class ScriptedModel:
 
     @property
     def name(self) -> str:
+        """As it was given."""
         return self._name
 
     @property
     def weights(self) -> str:
+        """The version that replies carry; `load_weights` changes it."""
         return self._weights
 
     @property
     def max_beams(self) -> int:
-        """Any number: what is scripted does not depend on how it is decoded."""
+        """Any number: how a scripted reply is decoded makes no difference."""
         return 1_000_000
 
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        """The next reply, always a whole one. Raises `RefusedCallError` when the list is used up."""
         self.calls += 1
         text = self._reply(messages, sampling)
         weights = self._weights
@@ -93,7 +97,7 @@ class _Script:
 
 
 def reply_function(reference: str) -> ReplyFunction:
-    """The function that `module:function` names. Raises `SettingsError` when there is none."""
+    """The function that `module:function` names. Raises `SettingsError` if it cannot be imported or is not a function."""
     module_name, colon, function_name = reference.partition(":")
     if not (module_name and colon and function_name):
         raise SettingsError(f"function {reference!r} is not of the form module:function")

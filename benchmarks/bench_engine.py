@@ -3,6 +3,7 @@
     python benchmarks/bench_engine.py            all workloads; `make bench-engine`
     python benchmarks/bench_engine.py w1 w2      some of them
     python benchmarks/bench_engine.py transports clients only; those whose packages are installed
+    python benchmarks/bench_engine.py parts      the engine without each of its parts: docs/design/engine-costs.md
 
 The engine is `meteor refine --no-train` on a real run directory: templates, limits, parsing, store, progress, log. CPU is
 that of the client's process, user and system, threads included; `all` from its first instruction to its last, `work`
@@ -59,6 +60,11 @@ TRANSPORTS = Workload(
 UVLOOP = Workload(
     "transports on uvloop", 3000, 512, 0.2, ("aiohttp", "httpx-aiohttp", "pyreqwest"), ("--uvloop",), engine=False
 )
+R200 = Workload("200 calls/s", 1500, 200, 1.0, ("aiohttp",))
+R50 = Workload("50 calls/s", 375, 50, 1.0, ("aiohttp",))
+PARTS = ("loop", "waking-few", "gc", "full-sync")
+"""What `probed_meteor.py` can take out."""
+REPEATS = 3
 WORKLOADS = {
     "w1": [W1],
     "w2": [W2],
@@ -85,6 +91,10 @@ def main(names: list[str]) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         for name in names or ("w1", "w2", "w3"):
+            if name == "parts":
+                for workload in (W1, R200, R50):
+                    weigh_parts(workload, Path(scratch))
+                continue
             for workload in WORKLOADS[name]:
                 run_workload(workload, Path(scratch))
 
@@ -122,6 +132,29 @@ def run_workload(workload: Workload, scratch: Path) -> None:
     print(f"  meteor status of it: {time.perf_counter() - started:.2f} s; run.db {size:,.0f} MB")
 
 
+def weigh_parts(workload: Workload, scratch: Path) -> None:
+    """The engine as it is and without each of its parts: medians of some runs in turn, beside aiohttp in the same turn."""
+    print(f"\n{workload.name}, medians of {REPEATS}: work/call, of which aiohttp alone; event loop late p50, p99, most")
+    costs: dict[str, list[tuple[float, ...]]] = {}
+    for turn in range(REPEATS):
+        for part in ("", *PARTS):
+            with fake_server(workload) as base_url:
+                base = bare("aiohttp", base_url, workload)
+            with fake_server(workload) as base_url:
+                folder = scratch / workload.name.replace("/", " ") / f"{part}-{turn}"
+                cost = engine(base_url, workload, folder, without=part)
+            lag = cost.more
+            costs.setdefault(part, []).append(
+                (cost.work_cpu_s / workload.calls * 1000, base.work_cpu_s / workload.calls * 1000, lag["lag_p50"],
+                 lag["lag_p99"], lag["lag_most"])
+            )  # fmt: skip
+    for part, rows in costs.items():
+        work, alone, p50, p99, most = (sorted(column)[len(rows) // 2] for column in zip(*rows, strict=True))
+        name = f"without {part}" if part else "as it is"
+        late = f"{p50:>8.1f}{p99:>8.1f}{most:>8.1f} ms"
+        print(f"  {name:22}{work:>7.3f} ms{alone:>8.3f} ms{late}", flush=True)
+
+
 def print_row(client: str, workload: Workload, cost: Cost, base: float | None) -> None:
     work, whole = (seconds / workload.calls * 1000 for seconds in (cost.work_cpu_s, cost.cpu_s))
     ratio = f"{cost.work_cpu_s / base:.2f}" if base else "-"
@@ -155,12 +188,13 @@ def bare(client: str, base_url: str, workload: Workload) -> Cost:
     return Cost(said["wall_s"], cpu_s, said["work_cpu_s"], peak_mb)
 
 
-def engine(base_url: str, workload: Workload, folder: Path) -> Cost:
+def engine(base_url: str, workload: Workload, folder: Path, *, without: str = "") -> Cost:
     folder.mkdir(parents=True)
     config = write_project(folder, base_url, workload)
     probe = folder / "probe.json"
     command = [sys.executable, str(HERE / "probed_meteor.py"), str(probe), "refine", str(config), "--no-train"]
-    _, cpu_s, peak_mb = measured([*command, "--run-dir", str(folder / "run")])
+    environment = {**os.environ, "METEOR_WITHOUT": without} if without else None
+    _, cpu_s, peak_mb = measured([*command, "--run-dir", str(folder / "run")], environment)
     said = json.loads(probe.read_text(encoding="utf-8"))
     return Cost(said["loop_s"], cpu_s, said["end_cpu_s"] - said["start_cpu_s"], peak_mb, said)
 
@@ -190,10 +224,10 @@ def write_project(folder: Path, base_url: str, workload: Workload) -> Path:
     return config
 
 
-def measured(command: list[str]) -> tuple[str, float, float]:
+def measured(command: list[str], environment: dict[str, str] | None = None) -> tuple[str, float, float]:
     """Standard output, CPU seconds and peak megabytes of a command that must succeed."""
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(command, stdout=out)
+        process = subprocess.Popen(command, stdout=out, env=environment)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
@@ -205,8 +239,8 @@ def measured(command: list[str]) -> tuple[str, float, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3 w3-small transports", help="which; default: all")
+    parser.add_argument("workloads", nargs="*", metavar="w1 w2 w3 w3-small transports parts", help="which; default: all")
     given = parser.parse_args()
-    if unknown := set(given.workloads) - set(WORKLOADS):
-        parser.error(f"unknown workload {sorted(unknown)[0]!r}; known: {', '.join(WORKLOADS)}")
+    if unknown := set(given.workloads) - {*WORKLOADS, "parts"}:
+        parser.error(f"unknown workload {sorted(unknown)[0]!r}; known: {', '.join(WORKLOADS)}, parts")
     main(given.workloads)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from meteor_agents.messages import Attempt, Guide, Question, Status, Verdict  # noqa: E402
 from meteor_agents.traces import Outcome, Trace  # noqa: E402
-from tests.cli.test_report import page_of, write_traces  # noqa: E402
+from tests.report.test_report import page_of, write_traces  # noqa: E402
 from tests.support.browser import CHROMIUM, opened  # noqa: E402
 
 WORDS = [

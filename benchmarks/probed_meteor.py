@@ -1,16 +1,18 @@
-"""`meteor`, unchanged, with a probe beside its event loop.
+"""`meteor`, unchanged but for what is taken out on request, with a probe beside its event loop.
 
     python benchmarks/probed_meteor.py PROBE.json refine CONFIG --no-train --run-dir DIR
+    METEOR_WITHOUT=loop python benchmarks/probed_meteor.py ...      without one of `WITHOUT`
 
-Takes the arguments of `meteor` after the file in which it leaves, as JSON: CPU seconds before the event loop began (imports,
-settings), when it had ended and in all (the run's page is written in between), seconds of the loop, and how late a timer of
-5 ms fired (50th, 99th percentile and most, in ms).
+The first argument is a file; the others are those of `meteor`. The file receives, as JSON: CPU seconds before the event loop
+began (imports, settings), when it had ended, and in all (the run's page is written in between), seconds of the loop, and how
+late a timer of 5 ms fired (50th and 99th percentile and most, in ms).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import time
@@ -25,6 +27,8 @@ def main(out: Path) -> None:
     from meteor_agents.cli import event_loop
     from meteor_agents.cli import main as meteor
 
+    if (part := os.environ.get("METEOR_WITHOUT")) is not None:
+        WITHOUT[part]()
     report: dict[str, float] = {}
     run = event_loop.run
 
@@ -58,6 +62,34 @@ async def _beside(work: Coroutine[Any, Any, Any], report: dict[str, float]) -> A
         report["loop_s"], report["end_cpu_s"] = time.perf_counter() - started, cpu_s()
         report |= {"lag_p50": ordered[len(ordered) // 2], "lag_p99": ordered[int(len(ordered) * 0.99)]}
         report["lag_most"] = ordered[-1]
+
+
+def _plain_loop() -> None:
+    from meteor_agents.cli import event_loop
+
+    event_loop.open_event_loop = asyncio.new_event_loop
+
+
+def _default_collection() -> None:
+    from meteor_agents.cli.commands import run
+
+    run._collect_rarely = lambda conversations: None
+
+
+def _waking_all() -> None:
+    from meteor_agents.store import writer
+
+    writer.WOKEN_AT_ONCE = 10**9
+
+
+def _normal_sync() -> None:
+    from meteor_agents.store import database
+
+    database.SYNCHRONOUS = "NORMAL"
+
+
+WITHOUT = {"loop": _plain_loop, "gc": _default_collection, "waking-few": _waking_all, "full-sync": _normal_sync}
+"""What docs/design/engine-costs.md weighs, each with what takes it out."""
 
 
 def cpu_s() -> float:

@@ -28,7 +28,7 @@ from meteor_agents.analysis.ablation import Arm, Scores, averaged, difference, r
 from meteor_agents.analysis.status import read_status
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.cli.commands.ablate import ARMS, FOLDER, FOUND
-from meteor_agents.evaluation.grading import RESULT
+from meteor_agents.evaluation.results import read_graded_reply
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Status
 from meteor_agents.store.records import Records, open_for_reading
@@ -123,7 +123,7 @@ def scores_of(records: Records) -> Iterator[tuple[str, dict[str, Scores]]]:
     for label, version in records.lineage().items():
         found: dict[str, dict[str, float]] = {}
         for heldout, id_, result in records.all_scores(version):
-            status = RESULT.validate_json(result).status
+            status = read_graded_reply(result, id_).status
             if status is not Status.ERROR:
                 found.setdefault(heldout, {})[id_] = float(status is Status.CORRECT)
         yield label, dict(found)

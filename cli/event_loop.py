@@ -1,7 +1,8 @@
-"""An event loop that takes a few socket events at a time, however many there are.
+"""An event loop that takes a few socket events in each turn, however many there are.
 
-asyncio's own loop works off every reply that has arrived before it looks at its timers and at new work again. When replies
-come faster than they are worked off, each turn gathers more of them than the last, and timers, the view and Ctrl-C wait.
+asyncio's own loop handles every reply that has arrived before it looks at timers and new work again. When replies arrive
+faster than they are handled, each turn collects more of them than the one before; timers, the live view and Ctrl-C wait.
+docs/design/engine-costs.md has what this costs and brings.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 EVENTS_A_TURN = 10
-"""Fewer make turns shorter and their overhead larger; `benchmarks/bench_engine.py w1` shows both."""
+"""With fewer, turns are shorter and their overhead is larger; `benchmarks/bench_engine.py w1` shows both."""
 
 Result = TypeVar("Result")
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """`asyncio.run` on such a loop."""
+    """Run `work` on such a loop and return its result, like `asyncio.run`."""
     with asyncio.Runner(loop_factory=open_event_loop) as runner:
         return runner.run(work)
 
@@ -29,9 +30,9 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 if sys.platform == "linux":
 
     class FewAtATime(selectors.EpollSelector):
-        """Tells of at most `EVENTS_A_TURN` ready files at once.
+        """Reports at most `EVENTS_A_TURN` ready files at once.
 
-        The kernel keeps the others in line, before those that it has told of: none is passed over.
+        The kernel keeps the others in line ahead of those already reported, so none is passed over.
         """
 
         def __init__(self) -> None:
@@ -51,7 +52,7 @@ if sys.platform == "linux":
             super().close()
 
     def _asked_for(events: int) -> int:
-        """Trouble with a file is told to whoever reads or writes it, as `selectors` does."""
+        """The events to report: an error on a file goes to its reader and its writer, as in `selectors`."""
         read = selectors.EVENT_READ if events & ~select.EPOLLOUT else 0
         return read | (selectors.EVENT_WRITE if events & ~select.EPOLLIN else 0)
 
@@ -61,5 +62,5 @@ if sys.platform == "linux":
 else:
 
     def open_event_loop() -> asyncio.AbstractEventLoop:
-        """Elsewhere asyncio's own."""
+        """asyncio's own loop, on systems without epoll."""
         return asyncio.new_event_loop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from meteor_agents.analysis.held_out import HeldOutFindings, read_held_out
 from meteor_agents.analysis.status import read_status
 from meteor_agents.cli.progress import duration
-from meteor_agents.evaluation.comparison import Shares
-from meteor_agents.evaluation.differences import Difference
-from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Metrics, figure
-from meteor_agents.evaluation.judge_reliability import Trust
+from meteor_agents.evaluation.results import ACCURACY, OVERALL, Metrics
 from meteor_agents.pipeline.checkpoints import LINEAGE
-from meteor_agents.pipeline.measurement import DIFFERENCES, PAIRWISE, TRUST, is_held_out_set
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.store.records import open_for_reading
 
@@ -51,9 +48,8 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     with closing(open_for_reading(run / "run.db")) as records:
         status = read_status(records)
         spoken = records.tokens_by_stage()
-    scored = {label: content for content in status["scores"].values() for label in content["labels"]}
-    sets = [heldout for heldout in _sets(status) if is_held_out_set(heldout)]
-    if not sets:
+        found = read_held_out(records)
+    if not found:
         return
     table = Table(
         title=f"{run.name}: held-out results (95 % intervals)",
@@ -62,14 +58,15 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         padding=(0, 1, 0, 0),
     )
     table.add_column("student", no_wrap=True)
-    for heldout in sets:
-        table.add_column(heldout, justify="right", no_wrap=True)
+    for held in found:
+        table.add_column(held.name, justify="right", no_wrap=True)
     table.add_column("tokens\nspoken", justify="right")
     table.add_column("tokens\ntrained", justify="right")
     table.add_column("time", justify="right", no_wrap=True)
-    rivals = [label for label in scored if label not in LINEAGE]
-    for label in [*(label for label in LINEAGE if label in scored), *rivals]:
-        cells = [_headline(scored[label]["heldout"].get(heldout)) for heldout in sets]
+    measured = {label for held in found for label in held.metrics}
+    rivals = dict.fromkeys(label for held in found for label in held.metrics if label not in LINEAGE)
+    for label in [*(label for label in LINEAGE if label in measured), *rivals]:
+        cells = [_headline(held.metrics.get(label)) for held in found]
         stages = [stage for stage in status["stages"] if _label_of(stage) == label]
         seconds = sum(status["stages"].get(stage, {}).get("seconds", 0.0) for stage in stages)
         trained = sum(r["tokens"] for r in status["rounds"] if r["stage"] in stages)
@@ -82,9 +79,9 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
         )
     console.print()
     console.print(table)
-    if (told := _told_apart(status)) is not None:
+    if (told := _told_apart(found)) is not None:
         console.print(told)
-    for line in (*_pairwise(status), *_doubts(status), *_overlap(scored)):
+    for line in (*_pairwise(found), *_doubts(found), *_overlap(found)):
         console.print(line, markup=False, highlight=False)
     if (guided := guided_updates(status)) is not None:
         console.print(guided, markup=False)
@@ -140,51 +137,39 @@ def calls_table(status: dict[str, Any]) -> Table:
     return table
 
 
-def _sets(status: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(heldout for content in status["scores"].values() for heldout in content["heldout"]))
-
-
-def _headline(metrics: dict[str, Any] | None) -> str:
+def _headline(metrics: Metrics | None) -> str:
     if metrics is None:
         return "-"
-    found = Metrics.model_validate(metrics)
-    lost = found.judge_errors + found.failed
-    if found.accuracy is not None:
-        text = f"{found.accuracy.value:.1%} ({found.accuracy.low:.0%}-{found.accuracy.high:.0%})"
+    lost = metrics.judge_errors + metrics.failed
+    if metrics.accuracy is not None:
+        text = f"{metrics.accuracy.value:.1%} ({metrics.accuracy.low:.0%}-{metrics.accuracy.high:.0%})"
     else:
-        text = found.headline()
+        text = metrics.headline()
     return text + (f" [{lost} unjudged]" if lost else "")
 
 
-def _beside(status: dict[str, Any], kind: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """(held-out set, what follows `kind`, content) of what the store keeps beside a set's own figures."""
-    return [
-        (heldout, other, content)
-        for found in status["scores"].values()
-        for name, content in found["heldout"].items()
-        for heldout, mark, other in [name.partition(kind)]
-        if mark
-    ]
-
-
-def _told_apart(status: dict[str, Any]) -> Table | None:
-    """What separates one student from another, and the smallest difference that so many questions can show."""
-    table = Table(title="Is it a difference?", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _told_apart(found: Sequence[HeldOutFindings]) -> Table | None:
+    """Paired differences between students, and the smallest that this many questions can detect."""
+    table = Table(
+        title="Paired differences (minimum detectable: p < 0.05 with 80 % power)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("held out", overflow="ellipsis", no_wrap=True)
     table.add_column("from, to")
     table.add_column("difference (95 %)", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("smallest\nthat shows", justify="right", no_wrap=True)
-    for heldout, _, content in _beside(status, DIFFERENCES):
-        rows = [Difference.model_validate(row) for row in content["pairs"]]
-        measure = ACCURACY if any(row.measure == ACCURACY for row in rows) else OVERALL
+    table.add_column("minimum\ndetectable", justify="right", no_wrap=True)
+    for held in found:
+        measure = ACCURACY if any(row.measure == ACCURACY for row in held.differences) else OVERALL
         scale, unit = (100, "%") if measure == ACCURACY else (1, "")
-        for row in (row for row in rows if row.measure == measure):
+        for row in (row for row in held.differences if row.measure == measure):
             value, low, high = (scale * x for x in (row.difference.value, row.difference.low, row.difference.high))
             table.add_row(
-                heldout,
+                held.name,
                 f"{_short(row.before)}, {_short(row.after)}",
-                f"{value:+.3g}{unit} ({low:+.2g} to {high:+.2g})",
+                f"{value:+.3g}{unit} ({low:+.3g} to {high:+.3g})",
                 "<0.001" if row.p < 0.001 else f"{row.p:.3f}",
                 f"{scale * row.smallest:.2g}{unit}",
             )
@@ -195,37 +180,38 @@ def _short(label: str) -> str:
     return TITLES.get(label, label).removeprefix("after ")
 
 
-def _pairwise(status: dict[str, Any]) -> Iterator[str]:
-    for heldout, other, content in _beside(status, PAIRWISE):
-        shares = Shares.model_validate(content)
-        wins = ", ".join(f"{name} {estimate.value:.0%}" for name, estimate in shares.with_.items())
-        even = f"; {shares.at_equal_length.value:.0%} of all at equal length" if shares.at_equal_length else ""
-        yield (
-            f"{heldout}: pairwise against {other}: with METEOR {wins}{even} (both orders; {shares.judge_errors} of "
-            f"{shares.questions} unjudged, {shares.flipped} verdicts flipped with the order)"
-        )
-
-
-def _overlap(scored: dict[str, Any]) -> Iterator[str]:
-    """How many held-out questions nearly repeat one of training, and the last checkpoint's figure on the others."""
-    last: dict[str, Any] = next((scored[label]["heldout"] for label in reversed(LINEAGE) if label in scored), {})
-    for name, content in last.items():
-        if is_held_out_set(name) and (found := Metrics.model_validate(content)).near_training:
-            others = f"; on the others {figure(found.apart, share=found.accuracy is not None)}" if found.apart else ""
-            yield f"{name}: {found.near_training} of {found.questions} questions nearly repeat one of training{others}"
-
-
-def _doubts(status: dict[str, Any]) -> Iterator[str]:
-    """What a reader should know before believing the figures."""
-    trusted = [(heldout, Trust.model_validate(content)) for heldout, _, content in _beside(status, TRUST)]
-    yield from dict.fromkeys(f"warning: {warning}" for _, trust in trusted for warning in trust.kinships)
-    for heldout, trust in trusted:
-        if trust.repeats:
+def _pairwise(found: Sequence[HeldOutFindings]) -> Iterator[str]:
+    for held in found:
+        for other, shares in held.pairwise.items():
+            wins = ", ".join(f"{name} {share.value:.0%}" for name, share in shares.with_.items())
+            even = f"; {shares.at_equal_length.value:.0%} overall at equal length" if shares.at_equal_length else ""
             yield (
-                f"{heldout}: asked twice, the judges gave the same score {trust.repeats.same.value:.0%} of the time "
-                f"({trust.repeats.questions} replies)"
+                f"{held.name}: pairwise against {other}: with METEOR {wins}{even} (both orders; {shares.judge_errors} of "
+                f"{shares.questions} unjudged, {shares.flipped} verdicts flipped with the order)"
             )
-        for found in trust.human:
-            kappa = f", kappa {found.kappa:.2f}" if found.kappa is not None else ""
-            same = "nothing" if found.same is None else f"{found.same:.0%}"
-            yield f"{heldout}: {found.judge} agrees with people on {same} of {found.labels} labels{kappa}"
+
+
+def _overlap(found: Sequence[HeldOutFindings]) -> Iterator[str]:
+    """How many held-out questions nearly repeat a training question, and the last checkpoint's figure on the others."""
+    for held in found:
+        last = held.metrics[held.own[-1]] if held.own else None
+        if last and last.near_training:
+            share = last.accuracy is not None
+            others = f"; on the others {last.apart.formatted(share=share)}" if last.apart else ""
+            yield f"{held.name}: {last.near_training} of {last.questions} questions nearly repeat one of training{others}"
+
+
+def _doubts(found: Sequence[HeldOutFindings]) -> Iterator[str]:
+    """What a reader should know before relying on the figures."""
+    known = [(held.name, held.reliability) for held in found if held.reliability]
+    yield from dict.fromkeys(f"warning: {warning}" for _, reliability in known for warning in reliability.kinships)
+    for heldout, reliability in known:
+        if reliability.repeats:
+            yield (
+                f"{heldout}: asked twice, the judges gave the same score {reliability.repeats.same.value:.0%} of the time "
+                f"({reliability.repeats.questions} replies)"
+            )
+        for agreement in reliability.human:
+            kappa = f", kappa {agreement.kappa:.2f}" if agreement.kappa is not None else ""
+            same = "none" if agreement.same is None else f"{agreement.same:.0%}"
+            yield f"{heldout}: {agreement.judge} agrees with people on {same} of {agreement.labels} labels{kappa}"

@@ -1,4 +1,4 @@
-"""What only some models can do: small protocols, each asked for with `isinstance` on the innermost model."""
+"""What only some models can do: small protocols, checked with `isinstance` on the innermost model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ class RunsHere(Protocol):
     """A model that says whether it computes in this process."""
 
     @property
-    def in_process(self) -> bool: ...
+    def in_process(self) -> bool:
+        """Whether the model computes in this process, on this machine's device."""
+        ...
 
 
 @runtime_checkable
@@ -22,7 +24,9 @@ class LoadsWeights(Protocol):
     """A model whose weights can be replaced while it stays up."""
 
     @property
-    def weights(self) -> str: ...
+    def weights(self) -> str:
+        """The version of the weights that reply now."""
+        ...
 
     async def load_weights(self, folder: Path, version: str) -> None:
         """Serve the Hugging Face folder `folder` from the next call on; replies then carry `version`.
@@ -38,34 +42,38 @@ class DecodesBeams(Protocol):
     """A model that honours `SamplingParams.beams`."""
 
     @property
-    def max_beams(self) -> int: ...
+    def max_beams(self) -> int:
+        """The most beams of one search."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model, or its server, says of itself."""
+    """What a model or its server says about itself."""
 
     served: tuple[str, ...] = ()
-    """The names of the models that it serves; empty where it does not say."""
+    """The names of the models that are served; empty where the server does not say."""
     context: int | None = None
-    """How many tokens it reads and writes in one call; None where it does not say."""
+    """The context size in tokens, prompt and reply together; None where it is not known."""
 
 
 @runtime_checkable
 class TellsFacts(Protocol):
-    """A model that can be asked about itself, at no cost."""
+    """A model that can be asked about itself at no cost."""
 
     async def facts(self) -> ModelFacts:
-        """What is known now. Never raises `ModelError`: what cannot be found out is left out."""
+        """What is known now. What cannot be found out is left out; no `ModelError` is raised."""
         ...
 
 
 @runtime_checkable
-class Contrasts(Protocol):
+class DecodesContrast(Protocol):
     """A model that honours `SamplingParams.contrast`."""
 
     @property
-    def contrasts(self) -> bool: ...
+    def contrasts(self) -> bool:
+        """True; what tells such a model from others is that it has this property."""
+        ...
 
 
 @runtime_checkable
@@ -73,7 +81,9 @@ class ScoresReplies(Protocol):
     """A model that honours `SamplingParams.score`."""
 
     @property
-    def scores_replies(self) -> bool: ...
+    def scores_replies(self) -> bool:
+        """True; what tells such a model from others is that it has this property."""
+        ...
 
 
 @runtime_checkable
@@ -90,7 +100,7 @@ class FreesMemory(Protocol):
     """A model that can give its device's memory to the trainer for a while."""
 
     async def free_memory(self) -> None:
-        """Hold no memory of the device. The next call, or `load_weights`, takes it back by itself."""
+        """Release all device memory. The next call, or `load_weights`, takes it back by itself."""
         ...
 
 
@@ -99,16 +109,18 @@ class ReportsQueue(Protocol):
     """A model whose server says how many requests wait there."""
 
     async def queue_depth(self) -> int | None:
-        """Requests that the server has taken and not begun; None when it does not say now."""
+        """How many requests the server has accepted and not begun; None when it does not say."""
         ...
 
 
 @runtime_checkable
 class BoundsItsCalls(Protocol):
-    """A model that keeps the time of a try by itself, because some of the waiting is not its server's fault."""
+    """A model that times its own calls, because some of the waiting is not its server's fault."""
 
     @property
-    def call_timeout_s(self) -> float: ...
+    def call_timeout_s(self) -> float:
+        """Seconds after which the model itself gives up a call."""
+        ...
 
 
 @runtime_checkable
@@ -116,7 +128,9 @@ class Wrapper(Protocol):
     """A chat model around another one."""
 
     @property
-    def inner(self) -> ChatModel: ...
+    def inner(self) -> ChatModel:
+        """The model that is asked."""
+        ...
 
 
 def innermost(model: ChatModel) -> ChatModel:

@@ -23,14 +23,17 @@ class ChatMessage(BaseModel):
 
 
 class Contrast(BaseModel):
-    """Contrastive decoding: what the model finds likelier than a weaker one does (arXiv 2210.15097, 2309.09117)."""
+    """Contrastive decoding: prefer tokens that the model finds likelier than a weaker model does.
+
+    Sources: arXiv 2210.15097, 2309.09117.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     against: str
-    """The weaker model's weights version or name; part of what decides a reply."""
+    """The weaker model's weights version or name. It is part of the call's key."""
     folder: str = Field(exclude=True)
-    """Where its weights are; no part of that."""
+    """The folder of the weaker model's weights. It is no part of the call's key."""
     alpha: float = Field(default=0.1, gt=0, le=1)
     """A token counts only if the model gives it at least this share of its likeliest token's probability."""
     beta: float = Field(default=0.5, gt=0)
@@ -51,17 +54,17 @@ class SamplingParams(BaseModel, frozen=True, extra="forbid"):
     seed: int | None = None
     beams: int = Field(default=1, ge=1)
     json_schema: str | None = None
-    """The JSON schema, as text, that the reply should follow. A backend that cannot hold a model to it asks without:
-    whoever reads the reply must be ready for one that is something else."""
+    """A JSON schema, as text, that the reply should follow. A backend that cannot enforce it asks without it, so the
+    reader of the reply must be ready for anything."""
     contrast: Contrast | None = None
-    """Greedy, by the contrast with a weaker model; only for a model that `Contrasts`."""
+    """Greedy decoding by the contrast with a weaker model; only for a model that `DecodesContrast`."""
     score: bool = False
-    """No reply is decoded. The last message is the assistant's; told is how likely it is after the others, as
-    `replies.Likelihood` in JSON; only for a model that `ScoresReplies`."""
+    """Decode nothing: the last message is the assistant's, and the reply says how likely it is after the others, as
+    a `Likelihood` in JSON. Only for a model that `ScoresReplies`."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is not there is not written, so that the keys of stored calls without it stay as they are."""
+        """Leave absent fields out, so that the keys of stored calls made without them stay as they are."""
         written: dict[str, Any] = content(self)
         absent = {"json_schema": None, "contrast": None, "score": False}
         return {name: value for name, value in written.items() if name not in absent or value != absent[name]}
@@ -98,9 +101,25 @@ class FinishReason(StrEnum):
         """Whether the reply is whole, so that it may be judged and trained on."""
         return self is FinishReason.COMPLETE
 
+    @property
+    def told(self) -> str:
+        """The ending in words, to follow "the reply": for example "was cut at its token limit"."""
+        return _ENDINGS_TOLD[self]
+
+
+_ENDINGS_TOLD = {
+    FinishReason.COMPLETE: "is complete",
+    FinishReason.CUT: "was cut at its token limit (max_tokens) before it ended",
+    FinishReason.REFUSED: "was refused",
+    FinishReason.FILTERED: "was filtered: the server's content filter ended or removed it",
+    FinishReason.FAILED: "was given up by the server after it had begun",
+    FinishReason.PAUSED: "was paused by the model before it ended",
+    FinishReason.UNKNOWN: "ended for a reason that is not known here, so that it does not count as complete",
+}
+
 
 class Usage(BaseModel):
-    """Tokens of one call. `None` where the server did not say: unknown is not zero."""
+    """The tokens of one call. `None` means that the server did not say: unknown is not zero."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,11 +136,11 @@ class Completion:
     usage: Usage
     model: str
     weights: str
-    """The version of the weights that spoke; the model's name where a server does not version them."""
+    """The version of the weights that replied; the model's name where a server does not version them."""
     pause_s: float = 0.0
-    """How long the server, by its headers, wants no further call: its allowance is used up. Not stored."""
+    """Seconds for which the server's headers ask for no further call, since its allowance is used up. Not stored."""
     reasoning: str = ""
-    """What a reasoning model thought before it spoke, where its server hands it out. No part of the reply."""
+    """What a reasoning model thought before it replied, where its server hands it out. It is no part of the reply."""
 
 
 class ChatModel(Protocol):
@@ -132,31 +151,17 @@ class ChatModel(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The model's name, as messages and error messages carry it."""
+        ...
 
-    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion: ...
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        """One reply to a chat, with how it ended."""
+        ...
 
-    async def aclose(self) -> None: ...
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+    async def aclose(self) -> None:
+        """Release connections and memory. No call may follow."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +172,15 @@ class Occasion:
     question_id: str
     tries: int = 1
     again: int = 0
-    """How often the very same was asked before, because the reply could not be read."""
+    """How often this call was made before, because its reply could not be read."""
 
 
 class Speaker(Protocol):
-    """A chat model as agents see it; `calls.RecordedModel` is the one that remembers."""
+    """A chat model as agents see it; `calls.RecordedModel` is the one that remembers its calls."""
 
-    async def complete(
-        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
-    ) -> Completion: ...
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> Completion:
+        """One reply to a chat, asked for on this occasion. Raises as `ChatModel.complete` does."""
+        ...
 
 
 class Likelihood(NamedTuple):
@@ -186,15 +191,16 @@ class Likelihood(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """The mean natural log-probability of a token."""
         return self.total / max(1, self.tokens)
 
     def written(self) -> str:
-        """The text that `read` reads back as this."""
+        """The JSON text that `read` reads back as an equal value."""
         return json.dumps({"log_likelihood": self.total, "tokens": self.tokens})
 
     @classmethod
     def read(cls, text: str, model: str) -> Likelihood:
-        """Raises `ModelError` for any other text: the model does not score replies."""
+        """A likelihood from the text that `written` gave. Raises `ModelError` for any other text."""
         try:
             content = json.loads(text)
             return cls(float(content["log_likelihood"]), int(content["tokens"]))
@@ -203,18 +209,12 @@ class Likelihood(NamedTuple):
 
 
 CHARACTERS_PER_TOKEN = 4
-"""For guessing a prompt's tokens before the server counts them."""
+"""A rule of thumb for a prompt's tokens, before the server counts them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """How a text's tokens are counted before a server has counted them, and what to call that."""
+    """How to estimate a text's tokens before a server counts them, and the name of that method."""
 
     count: Callable[[str], float] = lambda text: len(text) / CHARACTERS_PER_TOKEN
     name: str = f"{CHARACTERS_PER_TOKEN} characters a token"
-
-
-
-
-
-

@@ -46,7 +46,7 @@ def parse_json(text: str) -> Any:
     """
     text = clean(text.removeprefix("\ufeff"))
     try:
-        value = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH:
@@ -78,6 +78,9 @@ def _integer(digits: str) -> int:
 def _float(number: str) -> float | None:
     value = float(number)
     return value if math.isfinite(value) else None
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
 
 
 def _check_depth(value: Any) -> None:

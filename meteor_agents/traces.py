@@ -21,12 +21,14 @@ from meteor_agents.messages import (
 
 
 class Outcome(StrEnum):
+    """How a conversation ended."""
+
     ACCEPTED = "accepted"
-    """Ended with something to train on."""
+    """It ended with something to train on."""
     EXHAUSTED = "exhausted"
-    """Ended properly without it: every try was judged incorrect, or a pair had no preference. Never trained on."""
+    """It ended without: every try was judged incorrect, or a pair had no preference. Never trained on."""
     FAILED = "failed"
-    """Could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
+    """It could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
 
 
 class Turn(NamedTuple):
@@ -38,7 +40,7 @@ class Turn(NamedTuple):
 
 
 class Trace(Message):
-    """One conversation. The stored part is `messages`; the rest is read from them."""
+    """One conversation. What is stored is `messages`; the properties read them."""
 
     stage: str
     question: Question
@@ -49,7 +51,7 @@ class Trace(Message):
 
     @property
     def turns(self) -> list[Turn]:
-        """Attempts with their verdicts and guides, first to last; an attempt that was never judged is left out."""
+        """Attempts with their verdicts and guides, first to last, without an attempt that was never judged."""
         turns: list[Turn] = []
         attempt: Attempt | None = None
         for message in self.messages:
@@ -63,6 +65,7 @@ class Trace(Message):
 
     @property
     def attempts(self) -> list[Attempt]:
+        """All attempts, first to last; in stage 3, the low-compute one, then the high-compute one."""
         return [message for message in self.messages if isinstance(message, Attempt)]
 
     @property
@@ -74,23 +77,26 @@ class Trace(Message):
 
     @property
     def tries(self) -> int:
+        """How many attempts there were."""
         return len(self.attempts)
 
     @property
     def guideline(self) -> Guideline | None:
+        """Stage 1: the student's guideline, if there is one."""
         return next((message for message in self.messages if isinstance(message, Guideline)), None)
 
     @property
     def answer(self) -> Answer | None:
+        """Stage 1: the teacher's answer, if there is one. In a failed trace it may be incomplete."""
         return next((message for message in self.messages if isinstance(message, Answer)), None)
 
     @property
     def lineage(self) -> Lineage | None:
-        """Stage 3: where the pair comes from."""
+        """Stage 3: how both replies of the pair were decoded."""
         return next((message for message in self.messages if isinstance(message, Lineage)), None)
 
     @property
     def weights(self) -> list[str]:
-        """The weights versions that spoke as student, in order, each once."""
+        """The versions of the student's weights that replied, in order, each once."""
         spoken = [m.weights for m in self.messages if isinstance(m, Spoken) and not isinstance(m, Answer)]
         return list(dict.fromkeys(spoken))

@@ -1,4 +1,4 @@
-"""The seam to the trainer, and what it trains on: examples, preference pairs, checkpoints."""
+"""The interface of a trainer: the rows and settings of a training job, checkpoints, losses, and the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Value(BaseModel):
 
 
 class Example(_Value):
-    """One supervised example: the very messages that inference renders, and the reply to learn."""
+    """One supervised example: the messages that inference would render, and the reply to learn."""
 
     kind: Literal["sft"] = "sft"
     id: str
@@ -27,13 +27,13 @@ class Example(_Value):
     target: str
 
 
-class Conversation(_Value):
-    """One supervised chat: every turn of the assistant is learned, and nothing else is."""
+class ChatExample(_Value):
+    """One supervised chat. Every turn of the assistant is learned, and nothing else is."""
 
     kind: Literal["chat"] = "chat"
     id: str
     messages: tuple[ChatMessage, ...]
-    """As inference would have them; the last is the assistant's."""
+    """As at inference; the last one is the assistant's."""
 
     @field_validator("messages")
     @classmethod
@@ -44,7 +44,7 @@ class Conversation(_Value):
 
 
 class PreferencePair(_Value):
-    """Two replies to one prompt, of which `chosen` is preferred."""
+    """Two replies to one prompt; `chosen` is preferred over `rejected`."""
 
     kind: Literal["pair"] = "pair"
     id: str
@@ -53,22 +53,21 @@ class PreferencePair(_Value):
     rejected: str
 
 
-Row = Annotated[Example | Conversation | PreferencePair, Field(discriminator="kind")]
+TrainingRow = Annotated[Example | ChatExample | PreferencePair, Field(discriminator="kind")]
+"""Anything that can be trained on. Stored rows are told apart by `kind`."""
 
 
 class Checkpoint(_Value):
-    """A complete Hugging Face folder (weights, config, generation config, tokenizer, chat template).
-
-    `version` names the weights in every message they speak. It is derived from what made them, so equal versions mean
-    equal weights.
-    """
+    """A complete Hugging Face folder: weights, config, generation config, tokenizer and chat template."""
 
     version: str
+    """Names the weights in every message that they produced. It is derived from everything that decided the weights, so
+    equal versions mean equal weights."""
     path: Path
 
 
 def optimizer_beside(checkpoint: Path) -> Path:
-    """The folder of the optimizer's state after that checkpoint's training, for those that keep it."""
+    """The folder for the optimizer's state after the training of that checkpoint. Not every checkpoint has one."""
     return checkpoint.with_name(f"{checkpoint.name}.optimizer")
 
 
@@ -76,53 +75,63 @@ class LoraSettings(_Value):
     """Low-rank adapters (arXiv 2106.09685), merged into the weights when the checkpoint is written."""
 
     r: int = Field(default=16, ge=1)
+    """The rank of the matrices A [r, in] and B [out, r]."""
     alpha: int | None = Field(default=None, ge=1)
-    """Scale numerator; 2 r when absent."""
+    """The product B A is scaled by alpha / r. 2 r when absent."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of the layers that get adapters, as PEFT takes them."""
 
 
 class TrainingSettings(_Value):
-    """How one training job runs. Stages may override single fields."""
+    """How training runs. Stages may override single fields."""
 
     backend: str = "deepspeed"
     config: str = "zero2"
     """A DeepSpeed preset of configs/deepspeed (zero1, zero2, zero3, zero2-offload, zero3-offload) or a JSON file
     (a path relative to the settings file)."""
     processes: int = Field(default=1, ge=1)
-    """Ranks: GPUs, or CPU processes. All on this machine unless there is a hostfile, whose slots they then are."""
+    """The number of ranks: one for each GPU, or CPU processes. With a hostfile, the sum of its slots."""
     hostfile: Path | None = None
-    """Several machines, as DeepSpeed names them (`host slots=N`); this one comes first. See docs/scale-out.md."""
+    """The machines of a training across several, in DeepSpeed's format (`host slots=N`), this one first. See
+    docs/scale-out.md."""
     learning_rate: float = Field(default=3e-5, gt=0)
+    """The peak, after the warm-up."""
     epochs: int = Field(default=3, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    """Examples per optimizer step, over all ranks and accumulation steps."""
+    """Rows per optimizer step, over all ranks and accumulation steps."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Examples per forward pass on one rank."""
+    """Rows per forward pass on one rank."""
     max_length: int = Field(default=512, ge=8)
-    """Tokens; a longer row is left out, counted and reported."""
+    """In tokens. Longer rows are left out, and counted in the report."""
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    """The share of all steps in which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up: to near 0, or not at all."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of weight matrices; norms and biases have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients with a larger norm are scaled down to it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 where the hardware multiplies it natively, else float32."""
+    """auto: bfloat16 on hardware that multiplies it natively, else float32."""
     lora: LoraSettings | None = None
+    """Train low-rank adapters instead of all weights."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     seed: int = 0
     optimizer_state: Literal["keep", "reset"] = "keep"
-    """Whether an update of stage 2 goes on with what the optimizer knew after the one that it starts from (8 bytes a
-    parameter beside the checkpoint, 12 if that is no float32 one). Adapters are made anew each time, and so is their
-    optimizer."""
+    """Whether an update of stage 2 goes on with the optimizer's state of the update before. That takes 8 bytes a parameter
+    beside the checkpoint, 12 if its weights are not float32. Adapters always begin with a fresh optimizer."""
 
     packing: bool = False
-    """Several supervised examples in a row of at most `max_length` tokens, none of which attends to another: no padding,
-    for a price in attention. It pays where lengths differ much; similar ones are batched together anyway."""
+    """Put several supervised examples into a row of at most `max_length` tokens, without attention between them. That
+    avoids padding and makes attention dearer. It pays when lengths differ much; similar ones share a batch anyway."""
     tensorboard: bool = False
-    """Loss, learning rate and tokens/s of each step also as TensorBoard files, in checkpoints/tensorboard."""
+    """Also write loss, learning rate and tokens/s of each step as TensorBoard files, to checkpoints/tensorboard."""
 
     @property
     def carries_optimizer(self) -> bool:
+        """Whether an update goes on with the optimizer of the one before."""
         return self.optimizer_state == "keep" and self.lora is None
 
 
@@ -136,23 +145,27 @@ LOSS_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "kto": {"beta": 0.1},
     "rdpo": {"beta": 0.1, "label_smoothing": 0.1},
 }
-"""The parameters that each loss has, with their defaults; `backends/losses.py` has the equations."""
+"""Loss -> its parameters with their defaults. The equations are in backends/training/ranks/losses.py."""
 
 
 class PairwiseLoss(_Value):
-    """A loss on preference pairs. A parameter that is not given takes the loss's own default; one it lacks stays 0."""
+    """A loss on preference pairs.
+
+    A parameter that is not given has the loss's own default. One that the loss does not have is 0, and refused otherwise.
+    """
 
     name: LossName = "hinge"
     margin: float = Field(default=0.0, ge=0)
-    """How far the chosen reply must be ahead: hinge, per token; simpo, its gamma."""
+    """hinge: how far the chosen reply must be ahead, in log-likelihood per token. simpo: the paper's gamma."""
     beta: float = Field(default=0.0, ge=0)
-    """dpo, rdpo, kto: how dear it is to leave the starting weights; ipo: a goal of 1 / (2 beta) per token; simpo: scale."""
+    """dpo, rdpo, kto: how strongly the model is held to the starting weights. ipo: the target is 1 / (2 beta) per token.
+    simpo: the scale of the difference."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """dpo, rdpo: the share of pairs taken to be the wrong way round."""
+    """dpo, rdpo: the assumed share of pairs with the wrong reply preferred."""
     nll: float = Field(default=0.0, ge=0)
-    """Weight of the winner's own negative log-likelihood, added against forgetting."""
+    """The weight of the chosen reply's own negative log-likelihood per token, added so that it stays likely."""
     length_desensitise: float = Field(default=1.0, ge=0, le=1)
-    """Weight of the tokens by which a reply is longer than its counterpart (arXiv 2409.06411): 1 counts them whole."""
+    """The weight of the tokens by which a reply is longer than the other one (arXiv 2409.06411). At 1 they count fully."""
 
     @model_validator(mode="before")
     @classmethod
@@ -177,7 +190,7 @@ class PairwiseLoss(_Value):
 
     @property
     def needs_reference(self) -> bool:
-        """The loss compares with the weights that training starts from."""
+        """Whether the loss compares with the weights that training starts from."""
         return self.name in ("dpo", "ipo", "kto", "rdpo")
 
 
@@ -185,63 +198,63 @@ class TrainingJob(_Value):
     """Everything that decides the weights of the new checkpoint."""
 
     name: str
-    """For people and for the folder's name, for example `refine-002`."""
-    rows: tuple[Row, ...]
-    """All examples and conversations, or all preference pairs."""
+    """For people and for the folder's name, such as `refine-002`."""
+    rows: tuple[TrainingRow, ...]
+    """All examples and chats, or all preference pairs."""
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None
-    """None: supervised fine-tuning on examples."""
+    """For preference pairs. None: supervised fine-tuning."""
     carries_optimizer: bool = False
-    """Begin with the optimizer's state that lies beside the start checkpoint."""
+    """Begin with the optimizer's state beside the start checkpoint."""
     keeps_optimizer: bool = False
-    """Leave the optimizer's state beside the new checkpoint. Decides nothing about its weights."""
+    """Leave the optimizer's state beside the new checkpoint. This does not change the weights."""
 
     def version(self) -> str:
-        """The new checkpoint's version: the name, and a hash of the data, the start and the settings."""
+        """The new checkpoint's version: the job's name and the first eight digits of `hash`."""
         return f"{self.name}-{self.hash()[:8]}"
 
     def hash(self) -> str:
-        settings = {
-            "hostfile",
-            "optimizer_state",
-            "tensorboard",
-        }  # of the second, what matters is in `carries_optimizer`
+        """SHA-256, in hexadecimal, of everything that decides the weights: rows, start version, settings and loss."""
+        # What matters of `optimizer_state` is in `carries_optimizer`.
+        settings = {"hostfile", "optimizer_state", "tensorboard"}
         content = self.model_dump(
             mode="json", exclude={"start": {"path"}, "keeps_optimizer": True, "settings": settings}
         )
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def data_hash(self) -> str:
+        """SHA-256, in hexadecimal, of the rows alone."""
         rows = [row.model_dump(mode="json") for row in self.rows]
         return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 class TrainingReport(_Value):
-    """What one finished job did."""
+    """What a finished job did."""
 
     loss: float | None
-    """Mean loss over the last tenth of the steps."""
+    """The mean over the last tenth of the steps."""
     steps: int
     tokens: int
-    """Non-padding tokens seen, over all epochs and ranks."""
+    """Tokens without padding, over all epochs and ranks."""
     seconds: float
     rows_used: int
     rows_too_long: int
     metrics: dict[str, Any] = Field(default_factory=dict)
+    """More figures, by name: seconds of each phase, tokens/s, peak memory in MiB, margins of preference pairs."""
 
 
 class Trainer(Protocol):
     """Turns a job into a new checkpoint folder."""
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
-        """Write the new checkpoint to `folder`, which does not exist yet, all or nothing.
+        """Write the new checkpoint to `folder`, which must not exist yet. It appears complete or not at all.
 
-        Raises `NothingToTrainError` when no row can be trained on, and otherwise `TrainingError` with the last lines of
-        the trainer's log; `folder` then does not exist. Cancelling ends the trainer's processes.
+        Raises `NothingToTrainError` when no row can be trained on, and otherwise `TrainingError`, which quotes the end of
+        the trainer's log. Cancelling ends the trainer's processes within seconds.
         """
         ...
 
     async def aclose(self) -> None:
-        """End what `train` has left running for the next job. May be called again."""
+        """End whatever `train` has left running for the next job. Calling it again does nothing."""
         ...

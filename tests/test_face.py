@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import io
 import json
+import re
+import textwrap
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -107,3 +111,29 @@ def test_settings_come_from_a_preset_a_mapping_or_a_file_with_overrides(tmp_path
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(meteor.UsageError, match="not a run directory"), meteor.read_run(tmp_path):
         pass
+
+
+def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(import meteor_agents.*?)```", readme, re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    project = tmp_path / "my-project"
+    project.mkdir()
+    given = content(project)
+    given["student"]["replies"] = ["Answer: one, please"] * 8
+    (project / "meteor.yaml").write_text(json.dumps(given), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "notebook"}
+    printed = io.StringIO()
+    exec(compile(example, "README.md", "exec"), names)
+    with redirect_stdout(printed):
+        asyncio.run(names["main"]())
+    assert len(printed.getvalue().splitlines()) == 8
+    assert all(line.endswith("one, please") for line in printed.getvalue().splitlines())
+
+
+def test_the_package_docstrings_example_is_python() -> None:
+    (example,) = re.findall(r"\n\n((?:    .*\n|\n)+)", str(meteor.__doc__) + "\n")
+    code = textwrap.dedent(example)
+    head, body = code.split("\n\n", 1)
+    compile(f"{head}\nasync def notebook():\n{textwrap.indent(body, '    ')}", "docstring", "exec")

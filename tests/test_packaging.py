@@ -28,9 +28,10 @@ CORE_MAY_IMPORT = {"pydantic", "pydantic_core", "jinja2"}
 MORE_FOR = {
     "calls/retrying.py": {"tenacity"},
     "calls/windows.py": {"asyncio_throttle"},
-    "data/questions.py": {"pyarrow"},
+    "data/parquet_rows.py": {"pyarrow"},
     "data/near_duplicates.py": {"rapidfuzz"},
     "assembly/config_file.py": {"yaml"},
+    "report/about.py": {"yaml"},
     "settings/yaml_text.py": {"yaml"},
 }
 """File -> the libraries that it is built on, or that it imports when they are needed."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import httpx
-
+from meteor_agents.backends.http.chat_reply import Read, UnreadableReply, joined, text_parts, usage_of
 from meteor_agents.backends.http.dialect import OptionalField
-from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel, Wire, exhausted_s
-from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
+from meteor_agents.backends.http.endings import ending
+from meteor_agents.backends.http.failures import error_within
+from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.models import ChatMessage, FinishReason, SamplingParams
+from meteor_agents.thoughts import split_thoughts
 
 VERSION = "2023-06-01"
 """Of the API, as the header `anthropic-version` names it."""
-FINISH_REASONS = {
-    "end_turn": FinishReason.COMPLETE,
-    "stop_sequence": FinishReason.COMPLETE,
-    "max_tokens": FinishReason.CUT,
-    "model_context_window_exceeded": FinishReason.CUT,
-}
 FIELDS = (
     OptionalField("output_config", ("output_config", "json_schema", "structured output"), schema=True),
     OptionalField("top_p", ("top_p",)),
@@ -30,7 +26,7 @@ FIELDS = (
 class AnthropicModel(OpenAICompatibleModel):
     """POSTs to `{base_url}/v1/messages`; otherwise as `OpenAICompatibleModel`: key, headers, errors, transport.
 
-    The system messages go into a field of their own. There are no seeds: `seed` is not sent.
+    The system messages go into a field of their own. The interface has no seeds: `seed` is not sent.
     """
 
     path = "/v1/messages"
@@ -58,40 +54,73 @@ class AnthropicModel(OpenAICompatibleModel):
             body["output_config"] = {"format": {"type": "json_schema", "schema": json.loads(sampling.json_schema)}}
         return body
 
-    def _completion(self, response: httpx.Response) -> Completion:
-        reply = self._parsed(response, _Reply)
-        return Completion(
-            text="".join(block.text for block in reply.content if block.type == "text"),
-            finish_reason=FINISH_REASONS.get(reply.stop_reason or "", FinishReason.UNKNOWN),
-            usage=Usage(input_tokens=reply.usage.read, output_tokens=reply.usage.output_tokens),
-            model=self._name,
-            weights=self._name,
-            reasoning="".join(block.thinking for block in reply.content if block.type == "thinking"),
-            pause_s=exhausted_s(response.headers),
-        )
+    def _joined(self, events: Iterable[Any], ended: bool) -> dict[str, Any]:
+        return join_events(events)
+
+    def _read(self, reply: Any, max_tokens: int) -> Read:
+        return read_message(reply)
 
 
-class _Block(Wire):
-    type: str
-    text: str = ""
-    thinking: str = ""
+def read_message(reply: Any) -> Read:
+    """What a reply of the Messages API says. Raises `UnreadableReply` for JSON that holds no content.
+
+    The API always gives a stop reason; where a server leaves it out, how the reply ended is unknown.
+    """
+    if not isinstance(reply, dict):
+        raise UnreadableReply("it is not an object")
+    content, reason, error = reply.get("content"), reply.get("stop_reason"), error_within(reply)
+    blocks = content if isinstance(content, list) else [content]
+    said, beside = text_parts(content)
+    if said is None and not (reason and isinstance(content, list)):
+        raise UnreadableReply("it has no content" if content is None else "its content holds no text")
+    thoughts, text = split_thoughts(said or "")
+    finish_reason = FinishReason.FAILED if error else ending(reason)
+    calls_a_tool = any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
+    if calls_a_tool and not text and finish_reason is FinishReason.COMPLETE:
+        finish_reason = FinishReason.PAUSED
+    return Read(text, joined(beside, thoughts), finish_reason, usage_of(reply), error)
 
 
-class _Usage(Wire):
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
+def join_events(events: Iterable[Any]) -> dict[str, Any]:
+    """The message that a stream's events add up to. A stream without `message_delta` broke off: it has failed."""
+    reply: dict[str, Any] = {"usage": {}}
+    text: list[str] = []
+    thoughts: list[str] = []
+    for event in events:
+        if not isinstance(event, dict):
+            continue
+        if event.get("error"):
+            reply["error"] = event["error"]
+        for part in (event.get("message"), event.get("delta"), event):
+            if not isinstance(part, dict):
+                continue
+            if isinstance(part.get("usage"), dict):
+                reply["usage"] |= {name: count for name, count in part["usage"].items() if count is not None}
+            if part.get("stop_reason"):
+                reply["stop_reason"] = part["stop_reason"]
+        for block in (event.get("content_block"), event.get("delta"), _content(event)):
+            said, beside = text_parts(_as_block(block))
+            text.append(said or "")
+            thoughts.append(beside)
+            if isinstance(block, dict | list | str) and "content" not in reply:
+                reply["content"] = []
+    if "content" in reply:
+        reply["content"] = [
+            {"type": "thinking", "thinking": "".join(thoughts)},
+            {"type": "text", "text": "".join(text)},
+        ]
+        reply.setdefault("stop_reason", "error")
+    return reply
 
-    @property
-    def read(self) -> int | None:
-        """All input tokens; those of the cache are counted apart."""
-        if self.input_tokens is None:
-            return None
-        return self.input_tokens + (self.cache_creation_input_tokens or 0) + (self.cache_read_input_tokens or 0)
+
+def _content(event: dict[str, Any]) -> Any:
+    """The content of an event that holds a whole message."""
+    message = event.get("message")
+    return message.get("content") if isinstance(message, dict) else event.get("content")
 
 
-class _Reply(Wire):
-    content: list[_Block]
-    stop_reason: str | None = None
-    usage: _Usage = _Usage()
+def _as_block(piece: Any) -> Any:
+    """A delta as the block that it is a part of: `thinking_delta` is a part of a thinking block."""
+    if isinstance(piece, dict) and piece.get("type") in ("signature_delta", "input_json_delta"):
+        return None
+    return piece

@@ -1,4 +1,4 @@
-"""How one server wants its requests put: what it refuses by name is left out, or named otherwise, from then on."""
+"""How one server wants its requests: a field that it refuses by name is left out, or sent in another form, from then on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 PADDING = 64
-"""White space in a row in a reply that must be JSON: the model pads for ever, which a grammar allows."""
+"""Characters of white space in a row, in a reply that must be JSON, that show a model which pads without end."""
 _UNSUPPORTED = re.compile(
-    r"unsupported|not supported|does ?n[o']t support|unrecognized|unknown|unexpected|not permitted|not allowed|deprecated"
-    r"|cannot both|extra inputs|no longer|unavailable"
+    r"unsupported|not supported|instead|does ?n[o']t support|unrecognized|unknown|unexpected|not permitted|not allowed|"
+    r"deprecated|cannot both|extra inputs|no longer|unavailable"
 )
+_ABOUT_THE_VALUE = re.compile(
+    r"too (?:large|small|high|low|big|long)|at (?:most|least)|(?:greater|less|larger|smaller|more|fewer) than|between|"
+    r"out of range|range|exceeds?\b|maximum value|minimum value|must be (?:positive|<|>|\d)"
+)
+"""The field is known, and could be sent with another value."""
+_READ = 4000
+"""Characters of a refusal that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +30,15 @@ class OptionalField:
     signs: tuple[str, ...]
     """Words of a refusal that mean this field, in lower case."""
     instead: str | None = None
-    """Its name where the refusal asks for that; None: it is left out."""
+    """Its other name, where the refusal asks for that; None: the field is left out."""
     schema: bool = False
     """It carries the JSON schema of the reply."""
     recast: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    """Its value in an older form, where the refusal names that."""
+    """Turns its value into an older form, where the refusal names that form."""
 
 
 def _json_object(wanted: dict[str, Any]) -> dict[str, Any]:
-    """llama.cpp's Python server has the schema beside the type; servers that know no schema there still give JSON."""
+    """The form of llama.cpp's Python server: the schema beside the type. Others ignore the schema and still give JSON."""
     schema = wanted.get("json_schema")
     return {"type": "json_object", "schema": schema["schema"]} if schema else wanted
 
@@ -45,11 +52,11 @@ CHAT_FIELDS = (
     OptionalField("top_p", ("top_p",)),
     OptionalField("temperature", ("temperature",)),
 )
-"""`max_tokens` became `max_completion_tokens`; models that reason refuse to be sampled otherwise than they are."""
+"""OpenAI renamed `max_tokens` to `max_completion_tokens`; reasoning models often take no temperature and no top_p."""
 
 
 class Dialect:
-    """What has been learned about one server. `note` hears of each lesson, once."""
+    """What has been learned about one server. `note` is told once about each field."""
 
     def __init__(self, fields: Sequence[OptionalField], note: Callable[[str], None], *, schemas: bool = True) -> None:
         self._fields = fields
@@ -57,7 +64,7 @@ class Dialect:
         self._learned = {field for field in fields if field.schema and not schemas}
 
     def applied(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The request as the server wants it."""
+        """`body`, changed in place into what the server takes."""
         for field in self._learned:
             if field.name in body:
                 value = body.pop(field.name)
@@ -65,20 +72,24 @@ class Dialect:
                     body[field.instead or field.name] = field.recast(value) if field.recast else value
         return body
 
-    def learns(self, words: str, body: dict[str, Any]) -> bool:
-        """Whether a refusal, in the server's `words`, named a field of `body` that can be put otherwise."""
-        said = words.lower()
+    def learns(self, words: str, body: dict[str, Any], shown: str) -> bool:
+        """Whether a refusal, in the server's `words`, named a field of `body` that can be put otherwise.
+
+        A field is given up when the server does not take it, not when it dislikes its value: "max_tokens is too large" is
+        for the user to change. `shown` is what a note may repeat of the words.
+        """
+        said = words[:_READ].lower()
         for field in self._fields:
             meant = field.name in body and any(sign in said for sign in field.signs)
             if field.recast and meant:
                 meant = field.recast(body[field.name]) != body[field.name]
-            if meant and (field.instead or field.schema or _UNSUPPORTED.search(said)):
-                self._learn(field, f"the server refuses {field.name}; meteor {_otherwise(field)} ({words[:120]})")
+            if meant and (field.schema or (_UNSUPPORTED.search(said) and not _ABOUT_THE_VALUE.search(said))):
+                self._learn(field, f"the server refuses {field.name}; meteor {_otherwise(field)} ({shown})")
                 return True
         return False
 
     def forgets_schema(self, text: str, body: dict[str, Any]) -> bool:
-        """Whether a reply that had to follow a schema is padded with white space instead of being finished."""
+        """Whether a reply that had to follow a schema is padded with white space. If so, later requests carry no schema."""
         carriers = (field for field in self._fields if field.schema and not field.recast)
         schema = next((field for field in carriers if field.name in body), None)
         if schema is None or not re.search(rf"\s{{{PADDING}}}", text):

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import json
-import os
-import re
-import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
 
-import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from meteor_agents.abilities import ModelFacts
+from meteor_agents.backends.http.body import MOST_BYTES, parsed
+from meteor_agents.backends.http.chat_reply import Read, UnreadableReply, join_chunks, read_chat, usage_of
 from meteor_agents.backends.http.dialect import CHAT_FIELDS, Dialect, OptionalField
-from meteor_agents.errors import (
-    CredentialsError,
-    RefusedCallError,
-    SettingsError,
-    TransientModelError,
-    UnreachableError,
-)
-from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams, Usage
-from meteor_agents.version import VERSION
+from meteor_agents.backends.http.error_table import Meaning
+from meteor_agents.backends.http.failures import Reported, charged, error_in_body, error_within
+from meteor_agents.backends.http.served_models import read_facts
+from meteor_agents.backends.http.transport import Answer, Endpoint, Secrets, endpoint_url, open_transport
+from meteor_agents.backends.http.waits import exhausted_s
+from meteor_agents.backends.options import from_environment
+from meteor_agents.errors import ModelError, RefusedCallError, TransientModelError
+from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
 
-OVERLOADED = {429, 503, 529}
-"""What a server says that is asked too much."""
-QUOTED = 300
-"""Characters of a server's own words that an error repeats."""
-RETRIED = {408, 409, 425, 429}
-"""Besides 5xx: what the same request may not meet again."""
-KEEP_ALIVE_S = 15
-"""How long an idle connection is kept: shorter than servers do, so that few are closed in our face."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
-FINISH_REASONS = {"stop": FinishReason.COMPLETE, "length": FinishReason.CUT}
+_LARGE = 2**18
+"""Bytes of a body that is read beside the event loop, so that other calls do not wait for it."""
+_OFFERED = 8
+"""Names of models that an error offers."""
+_OFFERED_WITHIN_S = 10
 
 
 class OpenAICompatibleModel:
@@ -47,14 +37,13 @@ class OpenAICompatibleModel:
 
     The key is read from the environment variable `api_key_env` once, here, and is in no error and no repr. `headers`
     are sent along (their values are treated as secrets too), and `query` is added to the URL. `timeout_s` bounds each wait
-    for data, `connect_timeout_s` connecting. `connections` bounds the sockets; None: as many as there are calls. Proxies
-    and certificates are taken from the environment as everywhere (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE, …); this machine
-    is asked without a proxy. `transport` replaces the network (`httpx.MockTransport` in tests).
+    for data, `connect_timeout_s` connecting. `connections` bounds the sockets; None: as many as there are calls. `transport`
+    replaces the network (`httpx.MockTransport` in tests); proxies and certificates are those of `open_transport`.
 
-    `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. What a server refuses
-    by name is put as it wants it, from then on; `note` hears of it.
+    `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. A field that the
+    server refuses by name is left out, or put as the server wants it, from then on; `note` is told once.
 
-    Raises `SettingsError` when the variable is not set or `base_url` is no http(s) URL.
+    Raises `SettingsError` when the variable is not set or holds no key, and for a `base_url` that is no http(s) URL.
     """
 
     path = "/chat/completions"
@@ -78,43 +67,63 @@ class OpenAICompatibleModel:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._name = model
-        key = _key(api_key_env, model)
+        key = from_environment("api_key_env", api_key_env) if api_key_env else None
         self._secrets = Secrets([key, *(headers or {}).values()])
-        self._url = _endpoint(base_url, self.path, query or {})
-        self._headers = httpx.Headers(
-            {
-                "Accept": "application/json",
-                "Content-Type": "application/json",
-                "User-Agent": f"meteor-agents/{VERSION}",
-                **self._own_headers(key),
-                **(headers or {}),
-            }
+        url = endpoint_url(base_url, self.path, query or {})
+        self._endpoint = Endpoint(
+            model,
+            url,
+            {**self._own_headers(key), **(headers or {})},
+            self._secrets,
+            httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None),
+            transport or open_transport(url, connections),
         )
-        self._timeout = httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None).as_dict()
-        self._transport = transport or open_transport(self._url, connections)
         self._token_limit = token_limit
         self._dialect = Dialect(self.fields, lambda sentence: note(f"{model}: {sentence}"), schemas=json_schema)
+        self._facts: ModelFacts | None = None
+        self._asking = asyncio.Lock()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._name!r}, {self._secrets.hidden_in(str(self._url))!r})"
+        return f"{type(self).__name__}({self._name!r}, {self._endpoint!r})"
 
     @property
     def name(self) -> str:
+        """The model's name, as the server knows it."""
         return self._name
 
     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        """One reply. Raises the errors of `ChatModel`; one that the server counted tokens for has them in `spent`."""
         if sampling.beams > 1:
-            raise RefusedCallError(f"{self._name}: {self._url.host} has no beam search; use `beams: 1`")
+            raise RefusedCallError(f"{self._name}: {self._host} has no beam search; use `beams: 1`")
         while True:
             body = self._dialect.applied(self._body(messages, sampling))
-            response = await self._post(body)
-            if _is_about_the_request(response) and self._dialect.learns(_server_words(response), body):
-                continue
-            self._raise_for_status(response)
-            completion = self._completion(response)
+            answer = await self._endpoint.post(body)
+            if not answer.ok:
+                error = error_in_body(answer.content)
+                if self._learns(error, answer.status, body):
+                    continue
+                raise await self._failure(error, answer)
+            completion = await self._completion(answer, sampling)
             if self._dialect.forgets_schema(completion.text, body):
                 continue
             return completion
+
+    async def facts(self) -> ModelFacts:
+        """What the server's list of models says of this model and the others; nothing where there is no such list."""
+        url = self._endpoint.url
+        try:
+            answer = await self._endpoint.get(url.copy_with(path=url.path.removesuffix(self.path) + self.models_path))
+            return read_facts(parsed(answer.content).values[0], self._name)
+        except (TransientModelError, ValueError):
+            return ModelFacts()
+
+    async def aclose(self) -> None:
+        """Close the connections. Can be repeated."""
+        await self._endpoint.aclose()
+
+    @property
+    def _host(self) -> str:
+        return self._endpoint.url.host
 
     def _own_headers(self, key: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {key}"} if key else {}
@@ -136,300 +145,99 @@ class OpenAICompatibleModel:
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    async def facts(self) -> ModelFacts:
-        """What the server's list of models says; servers differ in what they call the context."""
-        url = self._url.copy_with(path=self._url.path.removesuffix(self.path) + self.models_path)
-        request = httpx.Request("GET", url, headers=self._headers, extensions={"timeout": self._timeout})
-        try:
-            listed = _Models.model_validate_json((await self._sent(request)).content)
-        except (TransientModelError, ValidationError):
-            return ModelFacts()
-        own = next((model for model in listed.data if model.id == self._name), None)
-        if own is None and len(listed.data) == 1:
-            own = listed.data[0]
-        return ModelFacts(tuple(model.id for model in listed.data), own.context if own else None)
+    def _joined(self, events: Iterable[Any], ended: bool) -> dict[str, Any]:
+        """The reply that a stream of this interface adds up to."""
+        return join_chunks(events, ended)
 
-    async def aclose(self) -> None:
-        await self._transport.aclose()
+    def _read(self, reply: Any, max_tokens: int) -> Read:
+        """What a reply of this interface says. Raises `UnreadableReply`."""
+        return read_chat(reply, max_tokens)
 
-    async def _post(self, body: dict[str, Any]) -> httpx.Response:
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        return await self._sent(
-            httpx.Request(
-                "POST", self._url, headers=self._headers, content=content, extensions={"timeout": self._timeout}
+    # A reply with a status of success
+
+    async def _completion(self, answer: Answer, sampling: SamplingParams) -> Completion:
+        if not answer.whole:
+            raise RefusedCallError(
+                f"{self._name}: the reply of {self._host} is longer than {MOST_BYTES // 2**20} MB and was not read to its "
+                "end; lower sampling.max_tokens, or look at what the server sends"
             )
-        )
-
-    async def _sent(self, request: httpx.Request) -> httpx.Response:
-        """The request goes straight to the transport: redirects, cookies and mounts of a client are not needed here."""
-        try:
-            response = await self._transport.handle_async_request(request)
-            response.request = request
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-            return response
-        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
-            failure = self._network_failure(error)
-        raise failure from None  # the library's error holds the request, and with it the key
-
-    def _network_failure(self, error: Exception) -> TransientModelError:
-        # The transport turns a refused connection into httpx's time-out too; what it came from tells them apart.
-        late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
-        what = f"no reply in time from {self._url.host}" if late else f"no connection to {self._url.host}"
-        words = self._secrets.hidden_in(str(error) or type(error).__name__)
-        kind = TransientModelError if late else UnreachableError
-        return kind(f"{self._name}: {what}: {words[:QUOTED]}", late=late)
-
-    def _raise_for_status(self, response: httpx.Response) -> None:
-        status = response.status_code
-        if response.is_success:
-            return
-        words = self._secrets.hidden_in(_server_words(response))[:QUOTED]
-        message = f"{self._name}: {self._url.host} answered {status} {response.reason_phrase}: {words}"
-        if status in (401, 403):
-            raise CredentialsError(f"{message}. Check the key and what it is allowed to use")
-        if status >= 500 or status in RETRIED:
-            asked_s = _retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"))
-            if asked_s is None and status == 429:
-                asked_s = exhausted_s(response.headers) or None
-            raise TransientModelError(message, retry_after_s=asked_s, overload=status in OVERLOADED, late=status == 408)
-        raise RefusedCallError(message)
-
-    def _completion(self, response: httpx.Response) -> Completion:
-        reply = self._parsed(response, _Reply)
-        choice, usage = reply.choices[0], reply.usage or _Usage()
-        text, thought = apart(choice.message.content or "")
+        if len(answer.content) < _LARGE:
+            read = self._interpreted(answer, sampling.max_tokens)
+        else:
+            read = await asyncio.to_thread(self._interpreted, answer, sampling.max_tokens)
+        if read.error and not read.text:
+            raise charged(await self._failure(read.error, answer), read.usage)
         return Completion(
-            text=text,
-            finish_reason=FINISH_REASONS.get(choice.finish_reason or "", FinishReason.UNKNOWN),
-            usage=Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
+            text=read.text,
+            finish_reason=read.finish_reason,
+            usage=read.usage,
             model=self._name,
-            weights=(reply.metadata and reply.metadata.weight_version) or self._name,
-            reasoning=choice.message.reasoning_content or choice.message.reasoning or thought,
-            pause_s=exhausted_s(response.headers),
+            weights=read.weights or self._name,
+            reasoning=read.thoughts,
+            pause_s=exhausted_s(answer.headers),
         )
 
-    def _parsed(self, response: httpx.Response, kind: type[AnyReply]) -> AnyReply:
-        """Raises `TransientModelError` for a body that is something else, or was cut off."""
+    def _interpreted(self, answer: Answer, max_tokens: int) -> Read:
+        """What a reply says.
+
+        Raises `TransientModelError` for a body that is no JSON or was cut off, and `RefusedCallError` for JSON that holds
+        no reply: asking again would cost the same and bring the same.
+        """
         try:
-            return kind.model_validate_json(response.content)
-        except ValidationError as malformed:
-            where = ".".join(str(step) for step in malformed.errors()[0]["loc"]) or "the body"
-            words = self._secrets.hidden_in(response.text)[:QUOTED]
-            failure = TransientModelError(
-                f"{self._name}: {self._url.host} sent no chat completion ({where} is not as it should be): {words}"
-            )
-        raise failure from None  # the validation error quotes the body unredacted
-
-
-def apart(content: str) -> tuple[str, str]:
-    """Reply and thinking of a server that leaves `<think>…</think>` in front of the reply; it may be cut off."""
-    opened = content.lstrip()
-    if not opened.startswith("<think>"):
-        return content, ""
-    thought, _, reply = opened.removeprefix("<think>").partition("</think>")
-    return reply.lstrip(), thought.strip()
-
-
-class Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-AnyReply = TypeVar("AnyReply", bound=Wire)
-
-
-class _ReplyMessage(Wire):
-    """What a reasoning model thinks first is no part of its reply; servers disagree about the name."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class _Choice(Wire):
-    message: _ReplyMessage
-    finish_reason: str | None = None
-
-
-class _Usage(Wire):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Metadata(Wire):
-    weight_version: str | None = None
-
-
-class _Reply(Wire):
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
-    metadata: _Metadata | None = None
-
-
-class _Meta(Wire):
-    n_ctx: int | None = None
-    n_ctx_train: int | None = None
-
-
-class _Model(Wire):
-    """One line of a server's list; vLLM and SGLang, gateways, llama.cpp's own server."""
-
-    id: str
-    max_model_len: int | None = None
-    context_length: int | None = None
-    meta: _Meta | None = None
-
-    @property
-    def context(self) -> int | None:
-        meta = self.meta or _Meta()
-        return self.max_model_len or self.context_length or meta.n_ctx or meta.n_ctx_train
-
-
-class _Models(Wire):
-    data: list[_Model]
-
-
-class Secrets:
-    """What must never be shown. `hidden_in` blanks it, also where a server repeats it."""
-
-    def __init__(self, values: Sequence[str | None]) -> None:
-        words = {word for value in values if value for word in (value, *value.split()) if len(word) >= 6}
-        longest_first = sorted(words, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if words else None
-
-    def __repr__(self) -> str:
-        return "Secrets(…)"
-
-    def hidden_in(self, text: str) -> str:
-        return self._pattern.sub("***", text) if self._pattern else text
-
-
-def _key(variable: str | None, model: str) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise SettingsError(f"the environment variable {variable} is not set; it holds the key for {model}")
-    return key
-
-
-def open_transport(url: httpx.URL, connections: int | None = None) -> httpx.AsyncBaseTransport:
-    """aiohttp's connections behind httpx's interface: httpx's own pool collapses above some 32 connections."""
-    proxies = urllib.request.getproxies()
-    direct = url.host in LOOPBACK or urllib.request.proxy_bypass(url.host)
-    proxy = None if direct else proxies.get(url.scheme) or proxies.get("all")
-    if proxy and not proxy.startswith(("http://", "https://")):
-        raise SettingsError(
-            f"the environment names a proxy for {url.host} that is no http proxy; set {url.scheme.upper()}_PROXY to one, "
-            f"or name {url.host} in NO_PROXY"
+            values, streamed, ended = parsed(answer.content)
+        except ValueError as malformed:
+            raise self._no_reply(answer, malformed) from None
+        reply = self._joined(values, ended) if streamed else values[0]
+        try:
+            return self._read(reply, max_tokens)
+        except UnreadableReply as unreadable:
+            problem, usage = str(unreadable), usage_of(reply)
+        if error := next((error for value in (reply, values[-1]) if (error := error_within(value))), None):
+            return Read("", "", FinishReason.FAILED, usage, error)
+        failure = RefusedCallError(
+            f"{self._name}: {self._host} sent no answer that meteor can read ({problem}), and it is not asked again: "
+            f"{self._secrets.quoted(answer.text)}{self._endpoint.hint}"
         )
-    most = connections or 0  # aiohttp's word for any number
-    transport: httpx.AsyncBaseTransport = AiohttpTransport(
-        limits=httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=KEEP_ALIVE_S),
-        proxy=httpx.Proxy(proxy) if proxy else None,
-    )
-    return transport
+        raise charged(failure, usage)
 
+    def _no_reply(self, answer: Answer, malformed: ValueError) -> ModelError:
+        words = self._secrets.quoted(answer.text) or "nothing at all"
+        sent = f"{self._name}: {self._host} sent"
+        if isinstance(malformed, json.JSONDecodeError):
+            hint = self._endpoint.hint
+            return TransientModelError(f"{sent} no chat completion (its body is not JSON: {malformed}): {words}{hint}")
+        return RefusedCallError(f"{sent} no answer that meteor can read ({malformed}), and it is not asked again: {words}")
 
-def _endpoint(base_url: str, path: str, query: Mapping[str, str]) -> httpx.URL:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as invalid:
-        raise SettingsError(f"base_url {base_url!r} is not a URL: {invalid}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise SettingsError(f"base_url {base_url!r} is not a URL like https://api.example.com/v1")
-    return url.copy_with(path=url.path.rstrip("/") + path).copy_merge_params(dict(query))
+    # Errors
 
+    def _learns(self, error: Reported, status: int, body: dict[str, Any]) -> bool:
+        """Whether the error refused a field of `body` that can be put otherwise, and now is."""
+        malformed = status == 500 and "validation error" in error.words  # llama.cpp's Python server says it with a 500
+        if not malformed and (status not in (400, 422) or error.meaning(status) is not Meaning.REQUEST):
+            return False
+        return self._dialect.learns(error.words, body, self._secrets.quoted(error.words, 120))
 
-def _is_about_the_request(response: httpx.Response) -> bool:
-    """llama.cpp's Python server answers 500 to a request that it finds malformed."""
-    status = response.status_code
-    return status in (400, 422) or (status == 500 and "validation error" in response.text)
+    async def _failure(self, error: Reported, answer: Answer) -> ModelError:
+        """The error of ours, with what helps: the models that there are, or the address that may be meant."""
+        status = None if answer.ok else answer.status
+        said = f"answered {answer.status} {answer.reason}".rstrip() if status else "reported an error in its reply"
+        shown = self._secrets.quoted(error.words)
+        failure = error.failure(f"{self._name}: {self._host} {said}", status, answer.headers, shown)
+        meaning = error.meaning(status)
+        if meaning is Meaning.MODEL:
+            return RefusedCallError(f"{failure}{await self._offer()}")
+        return RefusedCallError(f"{failure}{self._endpoint.hint}") if meaning is Meaning.ADDRESS else failure
 
-
-def _server_words(response: httpx.Response) -> str:
-    """The message inside a JSON error, else the body."""
-    try:
-        body = response.json()
-    except ValueError:
-        return response.text
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        error = error.get("message", error)
-    return str(error)
-
-
-def _retry_after_s(header: str | None, date: str | None = None) -> float | None:
-    """Seconds, from a number or from an HTTP date; None if there is neither.
-
-    A date counts from the reply's own `Date`: the server's clock and ours may differ, or jump.
-    """
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    moment = _moment(header)
-    if moment is None:
-        return None
-    return max(0.0, (moment - (_moment(date or "") or datetime.now(UTC))).total_seconds())
-
-
-def _moment(http_date: str) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(http_date)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-_ALLOWANCES = (
-    ("x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"),
-    ("x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"),
-    ("x-ratelimit-remaining", "x-ratelimit-reset"),
-    ("anthropic-ratelimit-requests-remaining", "anthropic-ratelimit-requests-reset"),
-    ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
-    ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
-    ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
-)
-_DURATION = re.compile(
-    r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.IGNORECASE
-)
-_UNITS_S = (86_400, 3600, 60, 1, 0.001)
-_EPOCH_S = 1_000_000_000
-"""A reset that is a number larger than this is a moment, not a number of seconds."""
-
-
-def exhausted_s(headers: httpx.Headers) -> float:
-    """Seconds until an allowance that is used up is renewed, by the rate-limit headers of a reply; 0 if none is."""
-    if not any(b"ratelimit" in name.lower() for name, _ in headers.raw):
-        return 0.0
-    waits = [
-        _reset_s(headers.get(reset)) for left, reset in _ALLOWANCES if headers.get(left, "").strip() in ("0", "0.0")
-    ]
-    return max(waits, default=0.0)
-
-
-def _reset_s(value: str | None) -> float:
-    """Seconds, from `1.5`, `6m0s`, `120ms`, a Unix time or an RFC 3339 moment; 0 if it is none of them."""
-    if not value:
-        return 0.0
-    value = value.strip()
-    try:
-        number = float(value)
-    except ValueError:
-        pass
-    else:
-        return max(0.0, number - time.time() if number > _EPOCH_S else number)
-    if matched := _DURATION.fullmatch(value):
-        return sum(float(part) * unit for part, unit in zip(matched.groups(), _UNITS_S, strict=True) if part)
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    async def _offer(self) -> str:
+        """The models that the server has, the nearest first; asked for once."""
+        async with self._asking:
+            if self._facts is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_OFFERED_WITHIN_S):
+                        self._facts = await self.facts()
+                self._facts = self._facts or ModelFacts()
+        served = [self._secrets.quoted(name, 100) for name in self._facts.served if name != self._name]
+        near = difflib.get_close_matches(self._name, served, n=_OFFERED, cutoff=0.4)
+        offered = list(dict.fromkeys([*near, *served]))[:_OFFERED]
+        more = f" and {len(served) - len(offered)} more" if len(served) > len(offered) else ""
+        return f"; the server has {', '.join(offered)}{more}" if offered else ""

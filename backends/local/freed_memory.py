@@ -1,4 +1,4 @@
-"""What becomes of memory that was freed: glibc's choices, made for training on a CPU. Other C libraries ignore them."""
+"""What happens to memory that a process has freed. These are settings of glibc; other C libraries ignore them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ KEEP_FREED_MEMORY = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {"mmap_threshold": 1 << 32, "trim_threshold": 1 << 33, "arena_max": 1, "hugetlb": 1}.items()
 )
-"""Each step allocates what the last one freed. Left alone, glibc gives it back to the kernel between them, which then
-fills gigabytes of pages with zeros again: much of a step's time on a CPU."""
+"""The value of GLIBC_TUNABLES for training on a CPU. Each step allocates what the last one freed. By default, glibc returns
+that memory to the kernel between steps, which then has to zero gigabytes of pages again: a large part of a step's time."""
 
 
 def give_back_freed_memory() -> None:
-    """To the kernel, for others or for files: a process keeps much of what it has freed."""
+    """Return freed memory to the kernel, for other processes and for cached files. By itself a process keeps much of it."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def forget_peak_memory() -> None:
-    """The process's peak, as the kernel keeps it, starts anew from what is taken now (Linux)."""
+    """Reset the peak memory that the kernel records for this process to what it uses now (Linux only)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

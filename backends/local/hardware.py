@@ -1,4 +1,4 @@
-"""What this machine computes with: the device and the number format that inference and training pick by themselves."""
+"""The device and the number format that inference and training use on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ except ImportError as absent:
     raise MissingExtraError("torch on this machine", "local") from absent
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Number formats by their names in settings."""
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """`auto`: the first CUDA device, else the CPU."""
+    """The device of this name. `auto` is the first CUDA device, else the CPU. Raises `SettingsError` for any other
+    device that cannot be used here."""
     if device == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
@@ -27,7 +29,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """`auto`: what `native_dtype` finds."""
+    """The number format of this name. `auto` is `native_dtype`. Raises `SettingsError` for an unknown name."""
     if dtype == "auto":
         return native_dtype(device)
     if dtype not in DTYPES:
@@ -36,10 +38,7 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def native_dtype(device: torch.device | str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it itself, else float32.
-
-    An emulated bfloat16 is slower than float32, so support in software does not count.
-    """
+    """bfloat16 where the hardware itself multiplies it, else float32: an emulated bfloat16 is slower than float32."""
     device = torch.device(device)
     if device.type == "cuda":
         native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)

@@ -1,4 +1,4 @@
-"""Counting tokens before a server does: by the model's own tokenizer, where it is on this machine and light."""
+"""Counting a prompt's tokens before it is sent, by the model's own tokenizer where it is on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from meteor_agents.settings.roles import ModelSettings
 
 
 def local_counter(settings: ModelSettings) -> TokenCounter | None:
-    """None where there is no fast tokenizer at hand; nothing is fetched, and torch is not imported."""
+    """A counter with the model's own tokenizer; None where the model's folder has no tokenizer.json.
+
+    Nothing is fetched, and torch is not imported.
+    """
     if not trains_here(settings):
         return None
     try:

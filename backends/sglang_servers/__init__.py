@@ -1,1 +1,1 @@
-"""SGLang servers, found or launched."""
+"""Models on SGLang servers, which run already or are launched for the run."""

@@ -10,18 +10,21 @@ from meteor_agents.backends.base_model import base_checkpoint, trains_here
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
 from meteor_agents.backends.options import Surroundings, checked_key, headers, noting, options_of, served_name
 from meteor_agents.backends.sglang_servers.launch import LaunchedServer
-from meteor_agents.backends.sglang_servers.model import Member, SGLangModel, SGLangStudent
+from meteor_agents.backends.sglang_servers.member import Member
+from meteor_agents.backends.sglang_servers.model import SGLangModel
 from meteor_agents.backends.sglang_servers.options import SGLangOptions
 from meteor_agents.backends.sglang_servers.server import Patience, SGLangServer
+from meteor_agents.backends.sglang_servers.student import SGLangStudent
 from meteor_agents.settings.roles import ModelSettings
 
 
 def open_sglang(
     role: str, settings: ModelSettings, surroundings: Surroundings, patience: Patience | None = None
 ) -> SGLangModel:
-    """A student whose model is a folder here can be given new weights; every other model is served as it is.
+    """The model of a role whose backend is `sglang`.
 
-    Nothing is started or asked yet. Raises `SettingsError`.
+    A student whose model is a folder on this machine can be given new weights; every other model is served as it is.
+    Nothing is started or asked yet. Raises `SettingsError` for a wrong setting, and for a missing key or program.
     """
     options = options_of(role, settings, SGLangOptions)
     name = served_name(role, settings)
@@ -51,10 +54,9 @@ def open_sglang(
     student = role == "student" and trains_here(settings)
     return (SGLangStudent if student else SGLangModel)(
         name,
-        [Member(server, chat(server)) for server in servers],
+        [Member(server, chat(server), limits.timeout_s) for server in servers],
         launched=launched,
         base=base_checkpoint(settings) if student else None,
-        timeout_s=limits.timeout_s,
         free_while_training=options.while_training == "free",
         note=note,
         patience=patience,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -18,25 +19,29 @@ OURS = {
     "--host": "nothing: a launched server listens on this machine only",
     "--port": "launch.port",
     "--weight-version": "nothing: each checkpoint has its own",
+    "--config": "flags: a file could set what meteor sets",
 }
-"""Flags that we set, and the setting to use instead."""
+"""Flags that meteor sets or has to know, and what to use instead."""
+KEYS = ("--api-key", "--admin-api-key")
+ADDRESSES = {"SGLANG_HOST_IP", "SGLANG_HOST", "SGLANG_PORT", "HOST_IP"}
+"""Environment variables by which SGLang would choose another address or port."""
 
 
 class LaunchOptions(Options):
-    """An SGLang server that is started for the run, watched, and ended with it."""
+    """An SGLang server that is started for the run, watched while it lasts, and ended with it."""
 
     python: Path
     """The interpreter of an environment that has SGLang. Its packages stay apart from ours."""
     flags: tuple[str, ...] = ()
-    """Handed to `python -m sglang.launch_server` as they are: one string, or a list."""
+    """Passed on to `python -m sglang.launch_server`: one string, or a list."""
     environment: dict[str, str] = Field(default_factory=dict)
     """More environment variables for the server, for example CUDA_VISIBLE_DEVICES."""
     port: int | None = Field(default=None, ge=1, le=65535)
-    """A free one when absent."""
+    """None: a free one."""
     ready_timeout_s: float = Field(default=900, gt=0)
-    """From its start to its first token."""
+    """Seconds from its start to its first token."""
     restarts: int = Field(default=5, ge=0)
-    """In a row; a server that has run for ten minutes starts counting anew."""
+    """Restarts in a row before the run ends. A server that has run for ten minutes is no longer counted as failing."""
 
     @field_validator("flags", mode="before")
     @classmethod
@@ -47,31 +52,42 @@ class LaunchOptions(Options):
     @classmethod
     def _allowed(cls, flags: tuple[str, ...]) -> tuple[str, ...]:
         for flag in flags:
+            if not flag.startswith("--"):
+                continue
             name = flag.partition("=")[0].replace("_", "-")
-            if name in OURS:
-                raise ValueError(f"{name} is set by meteor; use {OURS[name]}")
-            if name in ("--api-key", "--admin-api-key"):
+            ours = _shortened(name, OURS)
+            if ours is not None:
+                meant = name if name == ours else f"{name} (read as {ours})"
+                raise ValueError(f"{meant} is set by meteor; use {OURS[ours]}")
+            if _shortened(name, KEYS) is not None:
                 raise ValueError(f"{name} would write a key into this file; a launched server listens on loopback only")
         return flags
 
     @field_validator("environment")
     @classmethod
-    def _no_credentials(cls, environment: dict[str, str]) -> dict[str, str]:
+    def _no_credentials_or_addresses(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
+            if name.upper() in ADDRESSES:
+                raise ValueError(f"{name} would change where the server listens: on this machine only, at launch.port")
             if CREDENTIAL.search(name):
                 raise ValueError(f"{name} looks like a credential; export it in the shell, the server inherits it")
         return environment
 
 
+def _shortened(name: str, flags: Iterable[str]) -> str | None:
+    """The flag that `name` is, or begins: SGLang's parser takes `--hos` for `--host`."""
+    return next((flag for flag in flags if len(name) > 2 and flag.startswith(name)), None)
+
+
 class SGLangOptions(EndpointOptions):
-    """What `sglang` has beyond every server: many URLs or a launch, and what it does while the student is trained."""
+    """The settings of `sglang` beyond those of every server: several URLs or a launch, and what happens in training."""
 
     base_url: tuple[str, ...] = ()
-    """One server, or several that serve the same model; or SGLang's router."""
+    """The address of one server, of several that serve the same model, or of SGLang's router."""
     launch: LaunchOptions | None = None
     while_training: Literal["keep", "free"] = "keep"
-    """free: give the device's memory to the trainer. A server that was started with --enable-memory-saver releases and
-    resumes it; a launched one without is stopped and started again."""
+    """free: give the device's memory to the trainer. A server that was started with --enable-memory-saver releases it and
+    takes it back; a launched server without that flag is stopped and started again."""
 
     @field_validator("base_url", mode="before")
     @classmethod

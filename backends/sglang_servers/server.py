@@ -1,4 +1,4 @@
-"""One SGLang server's own endpoints, beside the chat interface: weights, memory, queue, a real token."""
+"""The endpoints that SGLang has beside the chat interface: weights, memory, the queue, and native generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from meteor_agents.backends.http.openai_compatible import QUOTED, Secrets, open_transport
+from meteor_agents.backends.http.transport import QUOTED, Secrets, open_transport
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
 
 
@@ -19,24 +19,26 @@ class Patience:
     """How long servers are waited for, in seconds."""
 
     short_s: float = 5.0
-    """What a server answers without computing."""
+    """For an answer that needs no computing."""
     token_s: float = 60.0
-    """One token, behind whatever the server has to do before."""
+    """For one token, after whatever the server has to do before it."""
     weights_s: float = 1800.0
-    """Reading a large model from a slow disk."""
+    """For reading a large model from a slow disk."""
     first_pause_s: float = 1.0
-    """Before a server that crashed is started again, or one that is left out is looked at; it doubles from there."""
+    """Before a server that crashed is started again, or one that is left out is tried again. It doubles each time."""
     longest_pause_s: float = 60.0
+    """The longest of those pauses."""
     grace_s: float = 10.0
-    """From asking a process to end to ending it."""
+    """From asking a process to end (SIGTERM) to killing it."""
     steady_s: float = 600.0
-    """A server that has run for so long is in no crash loop."""
+    """A server that has run for this long is not in a crash loop."""
 
 
 class SGLangServer:
-    """The server at `url` (its root, without /v1). `headers` are sent along and shown nowhere.
+    """The server at `url` (its root, without /v1). `headers` are sent along and never shown.
 
-    Methods raise `UnreachableError`, `TransientModelError` or `RefusedCallError`, which name the server.
+    Its methods raise `UnreachableError`, `TransientModelError` or `RefusedCallError`, which name the server. The
+    constructor raises `SettingsError` for something that is not a URL.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, patience: Patience | None = None) -> None:
@@ -53,14 +55,16 @@ class SGLangServer:
         return f"SGLangServer({self.host!r})"
 
     async def generate_token(self) -> None:
-        """A real generation. Returns when the server has spoken one token."""
+        """Have the server generate one token. Returns when it has, and raises `TransientModelError` when it gave up."""
         body = {"text": "Hello", "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
         reply = await self._ask("POST", "/generate", body, within_s=self._patience.token_s)
         if not isinstance(reply, dict) or "text" not in reply:
             raise TransientModelError(f"{self.host}: its answer to /generate holds no text; is it an SGLang server?")
+        if (why := _aborted(reply)) is not None:
+            raise TransientModelError(f"{self.host} aborted a generation: {self._shown(why)}")
 
     async def is_healthy(self) -> bool:
-        """Whether a generation makes progress; also a server with a long queue says yes."""
+        """Whether generations make progress. A server with a long queue says yes, too."""
         try:
             await self._ask("GET", "/health_generate", within_s=self._patience.token_s)
         except ModelError:
@@ -68,7 +72,7 @@ class SGLangServer:
         return True
 
     async def weights(self) -> str:
-        """The version of the weights that are loaded."""
+        """The version of the weights that the server has loaded."""
         for path in ("/model_info", "/get_model_info"):  # its newer and its older name
             try:
                 info = await self._ask("GET", path, within_s=self._patience.short_s)
@@ -84,7 +88,7 @@ class SGLangServer:
     async def load_weights(self, folder: Path, version: str) -> None:
         """Replace the weights by those of `folder` (absolute, as the server sees it) and read the version back.
 
-        The server waits for the requests that it is computing.
+        The server first finishes the requests that it is computing.
         """
         body = {"model_path": str(folder), "weight_version": version}
         reply = await self._ask("POST", "/update_weights_from_disk", body, within_s=self._patience.weights_s)
@@ -95,7 +99,7 @@ class SGLangServer:
             raise TransientModelError(f"{self.host} was given the weights {version}, but serves {served}")
 
     async def waiting(self) -> int | None:
-        """Requests that wait for a place; None where /v1/loads is not known."""
+        """The number of requests in its queue; None where the server has no /v1/loads."""
         try:
             reply = await self._ask("GET", "/v1/loads", within_s=self._patience.short_s)
             return sum(int(rank["num_waiting_reqs"]) for rank in reply["loads"])
@@ -103,7 +107,7 @@ class SGLangServer:
             return None
 
     async def has(self, option: str) -> bool:
-        """Whether it was started with this option, for example `enable_memory_saver`."""
+        """Whether the server was started with this option, for example `enable_memory_saver`."""
         for path in ("/server_info", "/get_server_info"):
             try:
                 info = await self._ask("GET", path, within_s=self._patience.short_s)
@@ -113,13 +117,15 @@ class SGLangServer:
         return False
 
     async def release_memory(self) -> None:
-        """Needs the option `enable_memory_saver`: without, this is answered and does nothing."""
+        """Free the device's memory. Without the option `enable_memory_saver` the server answers and does nothing."""
         await self._ask("POST", "/release_memory_occupation", {}, within_s=self._patience.token_s)
 
     async def resume_memory(self) -> None:
+        """Take the memory back that `release_memory` freed."""
         await self._ask("POST", "/resume_memory_occupation", {}, within_s=self._patience.token_s)
 
     async def aclose(self) -> None:
+        """Close every connection."""
         await self._client.aclose()
 
     async def _ask(self, method: str, path: str, body: object = None, *, within_s: float) -> Any:
@@ -143,6 +149,15 @@ class SGLangServer:
 
     def _shown(self, words: object) -> str:
         return self._secrets.hidden_in(str(words))[:QUOTED]
+
+
+def _aborted(reply: dict[str, Any]) -> str | None:
+    """What SGLang's native interface says of a generation that it gave up; None for one that ended otherwise."""
+    about = reply.get("meta_info")
+    ending = about.get("finish_reason") if isinstance(about, dict) else None
+    if isinstance(ending, dict) and ending.get("type") == "abort":
+        return str(ending.get("message") or "no reason given")
+    return None
 
 
 def _content(response: httpx.Response) -> Any:

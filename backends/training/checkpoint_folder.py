@@ -1,46 +1,67 @@
-"""A checkpoint as a Hugging Face folder: what makes it complete, and how a trained one is written."""
+"""Checkpoint folders around a job: what must be in order before it, and how its results get their names after it."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_OWN_FILES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
-
-
+from meteor_agents.backends.training.config import load_config
+from meteor_agents.backends.training.work_folder import WorkFolder
+from meteor_agents.errors import TrainingError
+from meteor_agents.training import TrainingJob, TrainingReport, optimizer_beside
+from meteor_agents.weight_files import damaged_weights, missing_parts, record_written
 
 
+def prepare(work: WorkFolder, folder: Path, job: TrainingJob) -> None:
+    """Write the job's files to its work folder. Raises `TrainingError`, `SettingsError` for a job that cannot be done."""
+    config = load_config(job.settings.config)
+    if folder.exists():
+        raise TrainingError(f"{job.name}: {folder} exists already; a checkpoint is never overwritten")
+    _check_start(job)
+    shutil.rmtree(work.path, ignore_errors=True)  # left by a run that was killed
+    work.write(job, config)
 
 
-def write_trained(start: Path, change: Callable[[str, Tensor], Tensor | None], folder: Path) -> None:
-    """The model of `start`, in its own number format, with `change(name, parameter)` added to each of its parameters.
+def _check_start(job: TrainingJob) -> None:
+    start = job.start.path
+    missing = missing_parts(start)
+    if missing:
+        raise TrainingError(f"{job.name}: the start checkpoint {start} lacks {', '.join(missing)}")
+    if trouble := damaged_weights(start):
+        raise TrainingError(
+            f"{job.name}: the start checkpoint {start} cannot be trained from: {trouble}; put the file back, or remove the "
+            "folder and run the same command again, which trains it anew"
+        )
+    if job.carries_optimizer:
+        _check_optimizer(job, optimizer_beside(start))
 
-    Changes are float32, or None for a parameter that stays. The sum is taken in float32 and rounded once. Tokenizer,
-    chat template and generation config are `start`'s files, byte for byte, so that prompts stay the same.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(start, dtype="auto", use_safetensors=True, local_files_only=True)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            added = change(name, parameter)
-            if added is not None:
-                parameter.copy_(parameter.float() + added)
-    model.save_pretrained(folder, safe_serialization=True)
-    for file in start.iterdir():
-        if file.suffix in _OWN_FILES and file.name != "config.json" and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, folder / file.name)
+def _check_optimizer(job: TrainingJob, folder: Path) -> None:
+    trouble = damaged_weights(folder) if folder.is_dir() else "it is missing"
+    if trouble:
+        raise TrainingError(
+            f"{job.name}: the optimizer state {folder}, from which this update goes on: {trouble}; put it back, or begin "
+            "each update with a fresh optimizer: refine.training.optimizer_state: reset"
+        )
+
+
+def finish(work: WorkFolder, folder: Path, job: TrainingJob, log: Path) -> TrainingReport:
+    """Give the results of a finished job their names, the checkpoint last. Raises `TrainingError` if it is incomplete."""
+    missing = missing_parts(work.checkpoint)
+    if missing:
+        raise TrainingError(f"{job.name}: the new checkpoint lacks {', '.join(missing)}; log: {log}")
+    if job.keeps_optimizer:
+        shutil.rmtree(optimizer_beside(folder), ignore_errors=True)  # left by a run that was killed before it published
+        record_written(work.optimizer)
+        publish(work.optimizer, optimizer_beside(folder))
+    record_written(work.checkpoint)
+    publish(work.checkpoint, folder)
+    return TrainingReport.model_validate_json(work.report.read_text(encoding="utf-8"))
 
 
 def publish(written: Path, folder: Path) -> None:
-    """Give a complete folder its name, in one step that a power cut cannot halve."""
+    """Rename a complete folder, in one step that a power cut cannot halve."""
     for file in written.iterdir():
         _flush(file)
     _flush(written)
@@ -54,9 +75,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-
-
-
-

@@ -1,4 +1,4 @@
-"""DeepSpeed's launcher and its ranks, which stay for one job after another, and go when they are ended or we are gone."""
+"""DeepSpeed's launcher and its ranks: started once, told about jobs, and ended with this process at the latest."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from typing import Any
 from meteor_agents import version
 from meteor_agents.backends import GOMP_SPINCOUNT
 from meteor_agents.backends.local.freed_memory import KEEP_FREED_MEMORY
+from meteor_agents.backends.training.config import LOOPBACK
 from meteor_agents.backends.training.ranks.worker import PIPE_VARIABLE
 from meteor_agents.backends.training.work_folder import WorkFolder
 from meteor_agents.errors import SettingsError
 
 GRACE_S = 3.0
-"""From SIGTERM to SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 
 _KEPT_VARIABLES = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|TEMP|TMP|LD_LIBRARY_PATH|VIRTUAL_ENV|CONDA_PREFIX|HF_HOME"
     r"|CC|CXX|MAX_JOBS|(XDG|CUDA|NVIDIA|NCCL|HIP|ROCR|GLOO|TORCH|PYTORCH|DS|TRITON)_\w+"
 )
-"""What the worker processes get of our environment: tools and devices, and no keys."""
+"""The environment variables that the ranks get: paths, tools and devices, but no keys."""
 
 
 class TrainingProcesses:
-    """So many ranks, by host. They read jobs from a file of orders and write into each job's own folder.
+    """The running ranks. They read jobs from a file of orders and write to each job's own work folder.
 
-    The first host is this machine. On the others a launcher is started through ssh; its ranks end when rank 0 is gone.
+    `hosts` says how many ranks run on which machine; the first is this one. On the others a launcher is started through
+    ssh, and its ranks end when rank 0 is gone.
     """
 
     def __init__(self, launchers: list[Process], hosts: dict[str, int], orders: Path, log: Path) -> None:
@@ -49,12 +51,12 @@ class TrainingProcesses:
 
     @classmethod
     async def start(cls, python: str, hosts: dict[str, int], folder: Path) -> TrainingProcesses:
-        """Their log is `folder`/trainer.log."""
+        """Start so many ranks on each host with that Python. What they print goes to `folder`/trainer.log."""
         orders = await asyncio.to_thread(_empty_orders, folder)
         first, *others = hosts
         environment = _environment(hosts[first], alone=not others)
         world = _world(hosts, environment)
-        address = f"{first if others else '127.0.0.1'}:{_free_port()}"
+        address = f"{first if others else LOOPBACK}:{_free_port()}"
         commands = [_command(python, orders, world, address, node) for node in range(len(hosts))]
         log = folder / "trainer.log"
         found = cls([], hosts, orders, log)
@@ -74,15 +76,16 @@ class TrainingProcesses:
 
     @property
     def running(self) -> bool:
+        """Whether every launcher is still there."""
         return all(launcher.returncode is None for launcher in self._launchers)
 
     def order(self, work: WorkFolder) -> None:
-        """Have this job done; what comes of it is written to its folder."""
+        """Have the job of that folder done. Its progress, and its report or failure, appear there."""
         with self._orders.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"order": str(work.path)}) + "\n")
 
     async def exited(self, within_s: float) -> bool:
-        """Whether a launcher has ended by then."""
+        """Whether a launcher has ended or ends within so many seconds."""
         waits = [asyncio.ensure_future(launcher.wait()) for launcher in self._launchers]
         try:
             done, _ = await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
@@ -92,9 +95,10 @@ class TrainingProcesses:
                 wait.cancel()
 
     async def end(self) -> int:
-        """All processes of the launchers' groups, gracefully first; when one failed, its ranks may outlive it.
+        """End all launchers and ranks: SIGTERM, and SIGKILL after `GRACE_S` seconds. Also needed when a launcher has ended,
+        because its ranks may outlive it.
 
-        Returns the first launcher's exit code, or that of another which had ended.
+        Returns the exit code of the launcher that had ended by itself, else of the first one.
         """
         codes = [launcher.returncode for launcher in self._launchers]
         try:
@@ -120,7 +124,7 @@ class TrainingProcesses:
 
 
 def _empty_orders(folder: Path) -> Path:
-    """One that no rank of a killed run, in its last moments, would read."""
+    """An empty file under a new name, so that the last ranks of a killed run do not read it."""
     home = folder.absolute() / ".trainer"
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -128,7 +132,7 @@ def _empty_orders(folder: Path) -> Path:
 
 
 def _world(hosts: dict[str, int], environment: dict[str, str]) -> str:
-    """Which devices of which host, as DeepSpeed's launcher reads it."""
+    """The devices of each host, encoded as DeepSpeed's launcher reads them."""
     first = next(iter(hosts))
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices: dict[str, list[Any]] = {host: list(range(slots)) for host, slots in hosts.items()}
@@ -138,7 +142,7 @@ def _world(hosts: dict[str, int], environment: dict[str, str]) -> str:
 
 
 def _command(python: str, orders: Path, world: str, address: str, node: int) -> list[str]:
-    """The launcher of one node, as `deepspeed` itself would start it after reading its hostfile."""
+    """The command line of one node's launcher, as `deepspeed` itself would build it from a hostfile."""
     host, port = address.split(":")
     return [
         *(python, "-m", "deepspeed.launcher.launch", f"--world_info={world}", f"--node_rank={node}"),
@@ -148,7 +152,7 @@ def _command(python: str, orders: Path, world: str, address: str, node: int) -> 
 
 
 def _over_ssh(environment: dict[str, str], host: str, command: list[str]) -> list[str]:
-    """The same on another machine, with what of our environment is not about this one."""
+    """The same command on another machine, with those environment variables that are not about this machine."""
     passed = {k: v for k, v in environment.items() if k not in _OF_THIS_MACHINE and k != PIPE_VARIABLE}
     assigned = [f"{name}={value}" for name, value in passed.items()]
     return ["ssh", "-o", "BatchMode=yes", host, shlex.join(["env", *assigned, *command])]
@@ -159,7 +163,7 @@ _OF_THIS_MACHINE = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TEMP"
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
@@ -179,9 +183,11 @@ def _environment(ranks: int, *, alone: bool) -> dict[str, str]:
     }
     if _certainly_no_accelerator():
         kept.pop("CUDA_VISIBLE_DEVICES", None)
-        ours |= {"DS_ACCELERATOR": "cpu"} | ({"GLOO_SOCKET_IFNAME": "lo"} if alone and sys.platform == "linux" else {})
+        ours |= {"DS_ACCELERATOR": "cpu"}
     elif visible := kept.get("CUDA_VISIBLE_DEVICES"):
         ours["CUDA_VISIBLE_DEVICES"] = _first_devices(visible, ranks)
+    if alone and sys.platform == "linux":
+        ours |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     return kept | ours
 
 
@@ -193,7 +199,7 @@ def _first_devices(visible: str, ranks: int) -> str:
 
 
 def _import_path() -> str:
-    """The meteor_agents that runs here, then what we were told to import from."""
+    """The folder of the running meteor_agents first, then PYTHONPATH."""
     here = str(Path(version.__file__).absolute().parent.parent)
     return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
 
@@ -203,6 +209,6 @@ def _usable_cpus() -> int:
 
 
 def _certainly_no_accelerator() -> bool:
-    """Known without importing torch: no device node of NVIDIA, ROCm or WSL, or all hidden."""
+    """Whether this machine has no GPU, or hides all of them. Known without importing torch, by device nodes."""
     nodes = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists() or Path("/dev/dxg").exists()
     return not nodes or os.environ.get("CUDA_VISIBLE_DEVICES") in {"", "-1"}

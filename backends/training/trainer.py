@@ -1,4 +1,4 @@
-"""Training in processes of its own, under DeepSpeed's launcher: nothing here waits, swells or crashes with it."""
+"""Training in processes of its own, under DeepSpeed's launcher, so that it can neither block nor crash this one."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from meteor_agents.backends.local.freed_memory import give_back_freed_memory
-from meteor_agents.backends.training.checkpoint_folder import publish
-from meteor_agents.backends.training.config import load_config
-from meteor_agents.backends.training.hostfile import read_hostfile
+from meteor_agents.backends.training.checkpoint_folder import finish, prepare
+from meteor_agents.backends.training.config import read_hostfile
 from meteor_agents.backends.training.processes import TrainingProcesses
 from meteor_agents.backends.training.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import MissingExtraError, TrainingError
 from meteor_agents.events import Event, TrainingNote, TrainingProgress
-from meteor_agents.training import TrainingJob, TrainingReport, optimizer_beside
-from meteor_agents.weight_files import damaged_weights, missing_parts
+from meteor_agents.training import TrainingJob, TrainingReport
 
 POLL_S = 0.05
 """Between two looks at the progress file."""
 LOG_LINES = 15
-"""Of the log in a `TrainingError`."""
+"""How much of the log a `TrainingError` quotes."""
 TRIES = 2
-"""How often a job is begun whose processes ended without a word."""
+"""How often a job is begun whose processes end without saying why."""
 
 _LAUNCHER_LINE = re.compile(
     r"\[(INFO|WARNING|ERROR)\] \[(launch|runner)\.py|^\s*$|\w+Warning: |^\s+warnings\.warn|\d+%\|"
 )
+_Result = TypeVar("_Result")
 
 
 class DeepSpeedTrainer:
-    """One job after another in processes that stay: DeepSpeed's launcher and its ranks, on GPUs or on CPUs (over gloo).
+    """Does one job after another in processes that stay: DeepSpeed's launcher and its ranks, on GPUs or on CPUs.
 
-    They are started by the first job, and again after a crash, a failure, a cancelled job, or when a job wants another
-    number of them. A job that they crashed in is done again, once, from its start checkpoint. They end with `aclose` and
-    with this process, however that ends. A job's files live in `.work-<name>` beside the new checkpoint's folder while it
-    runs; its log stays there as `<name>.log`, and what the processes say between jobs in `trainer.log`.
+    The first job starts them. They are started again after a crash, a failure or a cancelled job, and for a job that wants
+    another number of them. A job in which they crash is done again once, from its start checkpoint. They end with `aclose`
+    and with this process, however it ends.
+
+    While a job runs, its files are in `.work-<name>` beside the new checkpoint's folder. Its log stays as `<name>.log`;
+    everything that the processes print, warnings included, goes to `trainer.log`.
+
     Raises `MissingExtraError` when DeepSpeed is not installed.
     """
 
@@ -51,14 +53,19 @@ class DeepSpeedTrainer:
         self._processes: TrainingProcesses | None = None
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
-        """See `meteor_agents.training.Trainer`."""
+        """See `meteor_agents.training.Trainer`.
+
+        When it is cancelled, its processes are gone within `processes.GRACE_S` seconds. A checkpoint that was complete by
+        then may still get its name; nothing else is left but the log.
+        """
         log = folder.parent / f"{folder.name}.log"
+        work = WorkFolder.beside(folder)
         for again in reversed(range(TRIES)):
-            work = await asyncio.to_thread(_prepare, folder, job)
             try:
+                await _to_its_end(prepare, work, folder, job)
                 await asyncio.to_thread(give_back_freed_memory)
                 await self._do(work, log, job, on_event)
-                return await asyncio.to_thread(_finish, work, folder, job, log)
+                return await _to_its_end(finish, work, folder, job, log)
             except _Crashed as crash:
                 if not again:
                     raise TrainingError(f"{job.name}: {crash}; log: {log}\n{_last_lines(log)}") from crash
@@ -74,7 +81,7 @@ class DeepSpeedTrainer:
             await processes.end()
 
     async def _do(self, work: WorkFolder, log: Path, job: TrainingJob, on_event: Callable[[Event], None]) -> None:
-        """Returns when the job is done. Raises what the ranks raised, or `_Crashed`; then they are gone."""
+        """Return when the job is done. Raises what the ranks raised, or `_Crashed`; the ranks are gone then."""
         processes = await self._ready(job, log, on_event)
         said_before = processes.log.stat().st_size
         done = False
@@ -90,7 +97,7 @@ class DeepSpeedTrainer:
         finally:
             if not done:
                 await self.aclose()
-            await asyncio.to_thread(_copy_from, processes.log, said_before, log)
+            _copy_from(processes.log, said_before, log)
 
     async def _ready(self, job: TrainingJob, log: Path, on_event: Callable[[Event], None]) -> TrainingProcesses:
         """The processes that are there, or new ones."""
@@ -104,7 +111,7 @@ class DeepSpeedTrainer:
         return self._processes
 
     async def _fail(self, work: WorkFolder, log: Path) -> None:
-        """Of a job whose processes are gone without a report."""
+        """Raise for a job whose processes are gone and left no report."""
         processes, self._processes = self._processes, None
         code = await processes.end() if processes else 0
         failure = await asyncio.to_thread(work.read_failure)
@@ -117,46 +124,25 @@ class _Crashed(Exception):
     """The ranks ended, and none said why."""
 
 
-def _prepare(folder: Path, job: TrainingJob) -> WorkFolder:
-    config = load_config(job.settings.config)
-    if folder.exists():
-        raise TrainingError(f"{job.name}: {folder} exists already; a checkpoint is never overwritten")
-    missing = missing_parts(job.start.path)
-    if missing:
-        raise TrainingError(f"{job.name}: the start checkpoint {job.start.path} lacks {', '.join(missing)}")
-    if job.carries_optimizer:
-        _check_optimizer(job, optimizer_beside(job.start.path))
-    work = WorkFolder(folder.absolute().parent / f".work-{folder.name}")
-    shutil.rmtree(work.path, ignore_errors=True)  # left by a run that was killed
-    work.write(job, config)
-    return work
-
-
-def _check_optimizer(job: TrainingJob, folder: Path) -> None:
-    trouble = damaged_weights(folder) if folder.is_dir() else "it is missing"
-    if trouble:
-        raise TrainingError(
-            f"{job.name}: the optimizer state {folder}, from which this update goes on: {trouble}; put it back, or begin "
-            "each update with a fresh optimizer: refine.training.optimizer_state: reset"
-        )
+async def _to_its_end(write: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Run a function that writes files in a thread. When cancelled, wait for its end: a thread cannot be stopped, and what
+    it is writing must not be removed under it."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait({writing})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        writing.exception()  # looked at: the cancellation is what is raised
+        raise cancelled
+    return writing.result()
 
 
 def _event(name: str, record: dict[str, Any]) -> Event:
     kind = record.pop("kind")
     return TrainingProgress(name=name, **record) if kind == "step" else TrainingNote(name=name, **record)
-
-
-def _finish(work: WorkFolder, folder: Path, job: TrainingJob, log: Path) -> TrainingReport:
-    missing = missing_parts(work.checkpoint)
-    if missing:
-        raise TrainingError(f"{job.name}: the new checkpoint lacks {', '.join(missing)}; log: {log}")
-    if job.keeps_optimizer:
-        shutil.rmtree(
-            optimizer_beside(folder), ignore_errors=True
-        )  # left by a run that was killed before the next line
-        work.optimizer.rename(optimizer_beside(folder))
-    publish(work.checkpoint, folder)
-    return TrainingReport.model_validate_json(work.report.read_text(encoding="utf-8"))
 
 
 def _copy_from(source: Path, offset: int, to: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files through which a trainer and its worker processes talk."""
+"""The files through which the trainer and its ranks talk: one folder for each job."""
 
 from __future__ import annotations
 
@@ -12,58 +12,72 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from meteor_agents.errors import MeteorError, NothingToTrainError, TrainingError
-from meteor_agents.training import Row, TrainingJob, TrainingReport
+from meteor_agents.training import TrainingJob, TrainingReport, TrainingRow
 
-_ROW: TypeAdapter[Row] = TypeAdapter(Row)
+_ROW: TypeAdapter[TrainingRow] = TypeAdapter(TrainingRow)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkFolder:
-    """One job's files: the trainer writes job, rows, config; the ranks progress, checkpoint and, last, report or failure."""
+    """The files of one job, in a folder.
+
+    The trainer writes job, rows and config. The ranks write progress, checkpoint, optimizer and, last, report or failure.
+    """
 
     path: Path
 
+    @classmethod
+    def beside(cls, checkpoint: Path) -> WorkFolder:
+        """Where the job is done whose checkpoint gets that folder."""
+        return cls(checkpoint.absolute().with_name(f".work-{checkpoint.name}"))
+
     @property
     def job(self) -> Path:
+        """The job without its rows, as JSON."""
         return self.path / "job.json"
 
     @property
     def rows(self) -> Path:
+        """One row a line, as JSON."""
         return self.path / "rows.jsonl"
 
     @property
     def config(self) -> Path:
-        """The DeepSpeed preset, before the worker fills in what depends on the hardware and the rows."""
+        """DeepSpeed's configuration, before a rank adds what depends on the hardware and the rows."""
         return self.path / "deepspeed.json"
 
     @property
     def progress(self) -> Path:
+        """One step or note a line, as JSON; read while it grows."""
         return self.path / "progress.jsonl"
 
     @property
     def checkpoint(self) -> Path:
+        """The new checkpoint, a folder; complete when there is a report."""
         return self.path / "checkpoint"
 
     @property
     def optimizer(self) -> Path:
-        """What the optimizer remembers, where the job keeps it."""
+        """The optimizer's state, a folder, if the job keeps it."""
         return self.path / "optimizer"
 
     @property
     def board(self) -> Path:
-        """Where the job's TensorBoard files stay."""
+        """The folder of the job's TensorBoard files, which stays."""
         return self.path.parent / "tensorboard" / self.path.name.removeprefix(".work-")
 
     @property
     def report(self) -> Path:
+        """The `TrainingReport`, written when everything else is there."""
         return self.path / "report.json"
 
     @property
     def failure(self) -> Path:
-        """Why the job cannot be done; absent when the ranks ended for another reason."""
+        """Why the job cannot be done. Absent when the ranks ended for another reason."""
         return self.path / "failure.json"
 
     def write(self, job: TrainingJob, config: dict[str, Any]) -> None:
+        """Make the folder with the job and its DeepSpeed configuration in it."""
         self.path.mkdir(parents=True)
         start = job.start.model_copy(update={"path": job.start.path.resolve()})
         head = job.model_copy(update={"start": start}).model_dump(mode="json", exclude={"rows"})
@@ -73,23 +87,27 @@ class WorkFolder:
         self.config.write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     def read(self) -> tuple[TrainingJob, dict[str, Any]]:
+        """The job and the configuration that `write` was given."""
         head = json.loads(self.job.read_text(encoding="utf-8"))
         with self.rows.open(encoding="utf-8") as file:
             job = TrainingJob(**head, rows=tuple(_ROW.validate_json(line) for line in file))
         return job, json.loads(self.config.read_text(encoding="utf-8"))
 
     def append_progress(self, record: dict[str, Any]) -> None:
+        """Add a line: `kind` is `step` or `note`, the rest are fields of `TrainingProgress` or `TrainingNote`."""
         with self.progress.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def write_report(self, report: TrainingReport) -> None:
+        """Say that the job is done."""
         self._write_whole(self.report, report.model_dump_json())
 
     def write_failure(self, error: MeteorError) -> None:
+        """Say that the job cannot be done, and why. Several ranks may say so."""
         self._write_whole(self.failure, json.dumps({"error": type(error).__name__, "text": str(error)}))
 
     def read_failure(self) -> MeteorError | None:
-        """As it was raised; None when there is none."""
+        """The error that a rank raised, as `NothingToTrainError` or `TrainingError`. None when there is none."""
         if not self.failure.is_file():
             return None
         told = json.loads(self.failure.read_text(encoding="utf-8"))
@@ -97,20 +115,21 @@ class WorkFolder:
         return kind(told["text"])
 
     def _write_whole(self, file: Path, text: str) -> None:
-        """Seen by its reader whole or not at all. Every rank may write the same."""
+        """Write a file that a reader sees whole or not at all, also when several ranks write it."""
         half = file.with_name(f"{file.name}.{os.getpid()}")
         half.write_text(text, encoding="utf-8")
         half.replace(file)
 
 
 class ProgressTail:
-    """Reads a file of JSON lines that grows: each call gives the records since the last one, whole lines only."""
+    """Reads a growing file of JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
 
     def new_records(self) -> list[dict[str, Any]]:
+        """The records since the last call, from whole lines only. A file that is not there yet has none."""
         return list(self._records())
 
     def _records(self) -> Iterator[dict[str, Any]]:

@@ -11,8 +11,8 @@ from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import open_templates
 from meteor_agents.assembly.question_sets import open_questions, with_overlaps
 from meteor_agents.assembly.role_models import check_budget
-from meteor_agents.backends.base_model import trains_here
-from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
+from meteor_agents.backends.base_model import check_chat, check_trainable, trains_here
+from meteor_agents.backends.registry import open_trainer
 from meteor_agents.cli.commands.check_roles import Candidate, Finding, look_at
 from meteor_agents.cli.commands.prompts import EXAMPLE, check_templates
 from meteor_agents.cli.terminal import PlainConsole, say

@@ -15,9 +15,10 @@ from meteor_agents.cli.commands.prompts import example_variables
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.events import Event, Note
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import ModelJudge, Voice
+from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, ChatModel, Completion, Occasion, SamplingParams
 from meteor_agents.settings.evaluation import EVALUATED
 from meteor_agents.settings.roles import ModelSettings
@@ -199,7 +200,7 @@ async def _as_student(settings: Settings, student: object, trains: bool) -> Asyn
     try:
         check_strategies(settings, student)
     except SettingsError as error:
-        yield Finding("decoding", "it cannot decode as stage 3 wants it", str(error))
+        yield Finding("decoding", "this backend does not support the decoding of stage 3", str(error))
     if not trains:
         return
     if not trains_here(settings.student):

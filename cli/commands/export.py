@@ -16,14 +16,15 @@ from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_
 from meteor_agents.cli.commands.status import open_run
 from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
-from meteor_agents.method.agents import Student, Voice
+from meteor_agents.method.agents import Student
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
-from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows, self_training_rows
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.traces import Trace
+from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 What = Literal["sft", "preferences", "traces"]
 Format = Literal["jsonl", "parquet"]
@@ -105,32 +106,25 @@ def _rows(what: What, traces: Sequence[Trace], settings: Settings) -> tuple[list
     return rows, left_out
 
 
-def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> Converted:
+def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> TrainingRows:
     """Examples are those that the run trains on (where it trains on pairs, the accepted replies)."""
     conversion = settings.refine.conversion
     if what == "sft" and stage == DISTILL:
-        return distilled(traces, student)
+        return distillation_rows(traces, student)
     if stage == REFINE:
-        return refined(traces, student, "pairs" if what == "preferences" else
+        return refinement_rows(traces, student, "pairs" if what == "preferences" else
                        "final" if conversion == "pairs" else conversion)  # fmt: skip
     if what == "preferences" and stage.startswith(SELF_TRAIN):
-        return Converted([_decoded(trace, student) for trace in traces if trace.outcome is Outcome.ACCEPTED], {})
-    return Converted([], {})
+        return self_training_rows(traces, student)
+    return TrainingRows([], {})
 
 
-def _decoded(trace: Trace, student: Student) -> PreferencePair:
-    low, high = trace.attempts
-    return PreferencePair(
-        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
-    )
-
-
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: TrainingRow) -> dict[str, Any]:
     """`messages`, the last of which is a reply to learn; or `prompt`, `chosen`, `rejected`, each a list of messages."""
     match row:
         case Example():
             return {"messages": [*_turns(row.prompt), _reply(row.target)]}
-        case Conversation():
+        case ChatExample():
             return {"messages": _turns(row.messages)}
         case PreferencePair():
             return {"prompt": _turns(row.prompt), "chosen": [_reply(row.chosen)], "rejected": [_reply(row.rejected)]}

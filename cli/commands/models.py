@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from meteor_agents.backends.local.catalog import CATALOG, fetch, resolve
+from meteor_agents.backends.local.catalog import CATALOG, resolve
+from meteor_agents.backends.local.fetching import fetch
 from meteor_agents.cli.terminal import say
 
 

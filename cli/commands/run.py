@@ -6,7 +6,7 @@ import asyncio
 import errno
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import typer
 
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import Opening, Plan
+from meteor_agents.calls.open_files import fit_concurrency, raise_open_files
 from meteor_agents.calls.server import watch_queues
 from meteor_agents.calls.tally import Tally, keep_telling
 from meteor_agents.cli import event_loop
@@ -26,7 +27,7 @@ from meteor_agents.cli.tables import print_scoreboard
 from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.errors import StoreError
-from meteor_agents.events import Observer, Observers
+from meteor_agents.events import Note, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
@@ -34,7 +35,7 @@ from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 
 STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "run": Pipeline.run,
@@ -115,7 +116,7 @@ async def _run(
     settings: Settings,
     directory: RunDirectory,
     store: Store,
-    own_rows: Sequence[Example | Conversation],
+    own_rows: Sequence[Example | ChatExample],
 ) -> None:
     drain = Drain()
     plan = Plan(
@@ -134,15 +135,18 @@ async def _run(
                 for name, line in session.lines.items():
                     tally.limited.setdefault(name.partition(" ")[0], line)  # of a panel, the first judge
                 await announce(stage, request.limit, session)
-                servers = {id(line.server): line.server for line in session.lines.values()}
+                servers = list({id(line.server): line.server for line in session.lines.values()}.values())
+                if bounded := fit_concurrency(servers, raise_open_files()):
+                    observer.on_event(Note(bounded))
+                _tell_of_locks(store, observer)
                 _collect_rarely(session.window().most)
-                async with _beside(keep_telling(tally, observer), watch_queues(list(servers.values()))):
+                async with _beside(keep_telling(tally, observer), watch_queues(servers)):
                     await _work(stage, request, session, own_rows)
         observer.on_event(tally.progress())
 
 
 async def _work(
-    stage: str, request: RunRequest, session: Session, own_rows: Sequence[Example | Conversation]
+    stage: str, request: RunRequest, session: Session, own_rows: Sequence[Example | ChatExample]
 ) -> None:
     if request.work is not None:
         await request.work(session)
@@ -150,6 +154,17 @@ async def _work(
         await Pipeline(session).finetune(own_rows)
     else:
         await STAGES[stage](Pipeline(session))
+
+
+def _tell_of_locks(store: Store, observer: Observer) -> None:
+    """Say in the run's own view that another program keeps the store locked; the store's thread notices it."""
+    loop = asyncio.get_running_loop()
+
+    def tell(sentence: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(observer.on_event, Note(sentence))
+
+    store.tell(tell)
 
 
 def _collect_rarely(conversations: int) -> None:

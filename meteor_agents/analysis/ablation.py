@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from meteor_agents.evaluation.grading import RESULT, Result
+from meteor_agents.evaluation.results import GradedReply, read_graded_reply
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Status
 from meteor_agents.method.conversations import SELF_TRAIN
@@ -169,12 +169,12 @@ def _scores(session: Session, checkpoint: Checkpoint) -> dict[str, dict[str, flo
     found: dict[str, dict[str, float]] = {}
     for heldout in session.questions.heldout:
         results = session.store.scores(checkpoint.version, heldout, recipe)
-        scored = {id_: _score(RESULT.validate_json(result)) for id_, result in results.items()}
+        scored = {id_: _score(read_graded_reply(result, id_)) for id_, result in results.items()}
         found[heldout] = {id_: score for id_, score in scored.items() if score is not None}
     return found
 
 
-def _score(result: Result) -> float | None:
+def _score(result: GradedReply) -> float | None:
     if result.scores is not None:
         return sum(result.scores.values()) / len(result.scores)
     return None if result.status is Status.ERROR else float(result.status is Status.CORRECT)

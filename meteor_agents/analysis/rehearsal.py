@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from meteor_agents.calls.keys import call_key
 from meteor_agents.messages import Attempt, Question, Status, Verdict
-from meteor_agents.method.agents import Judge
 from meteor_agents.method.conversations import REFINE
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.pipeline.cast import RoleModel

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from meteor_agents.analysis.rehearsal import COMPARISONS, SCORES, VERDICTS
 from meteor_agents.analysis.rehearsed_run import RehearsedRun
 from meteor_agents.evaluation.comparison import compare
-from meteor_agents.evaluation.grading import RESULT, Panel, examine, grade, is_scored
+from meteor_agents.evaluation.grading import Panel, ask_and_grade, grade, is_graded
+from meteor_agents.evaluation.results import read_graded_reply
 from meteor_agents.messages import Attempt, Question
 from meteor_agents.method.agents import Student
 from meteor_agents.models import SamplingParams
@@ -48,8 +49,8 @@ class RehearsedMeasurement:
         run.rehearsal.asked_for = SCORES
         run.rehearsal.weights = () if version is None else (version,)
         for questions, stored in self._sets(version):
-            owed = [q for q in questions if q.id not in stored or not is_scored(RESULT.validate_json(stored[q.id]), q)]
-            await run.rehearse(owed, lambda question: examine(question, student, panel, sampling=sampling))
+            owed = [q for q in questions if q.id not in stored or not is_graded(read_graded_reply(stored[q.id], q.id), q)]
+            await run.rehearse(owed, lambda question: ask_and_grade(question, student, panel, sampling=sampling))
 
     async def _compare(self, before: str, after: str | None) -> None:
         self._run.rehearsal.asked_for = COMPARISONS
@@ -108,4 +109,4 @@ class RehearsedMeasurement:
 
     def _reply(self, question: Question, stored: Mapping[str, str]) -> Attempt:
         known = stored.get(question.id)
-        return RESULT.validate_json(known).attempt if known else self._run.imagined_attempt()
+        return read_graded_reply(known, question.id).attempt if known else self._run.imagined_attempt()

@@ -11,7 +11,7 @@ from meteor_agents.analysis.lengths import ENOUGH, Lengths
 from meteor_agents.analysis.rehearsal import IMAGINED, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.grading import EVALUATE
-from meteor_agents.evaluation.human_labels import Label
+from meteor_agents.evaluation.human_labels import HumanLabel
 from meteor_agents.messages import Attempt, Question
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.templates import Templates
@@ -47,7 +47,7 @@ class Given:
     """Name of a model (`cast.role_models`) -> its price."""
     counters: Mapping[str, TokenCounter]
     """Name of a model -> how its tokens are counted; by characters where there is none."""
-    labels: Sequence[Label] = ()
+    labels: Sequence[HumanLabel] = ()
     """People's findings, on which every judge is asked too."""
 
 

@@ -11,21 +11,23 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from meteor_agents.analysis.held_out import newest_evaluations, read_replies, read_students
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.analysis.trace_differences import changed, difference, rounded, unlike
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.errors import ModelError, UnrecordedCallError
-from meteor_agents.evaluation.comparison import compare, summarise_comparison
-from meteor_agents.evaluation.grading import RESULT, Result, fingerprint, summarise
+from meteor_agents.evaluation.comparison import compare, summarise_comparisons
+from meteor_agents.evaluation.grading import fingerprint
+from meteor_agents.evaluation.results import GradedReply, read_graded_reply, summarise
 from meteor_agents.messages import Attempt, Guideline, Question
 from meteor_agents.method.conversations import DISTILL, REFINE
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import LINEAGE
-from meteor_agents.pipeline.measurement import OVERLAPS, PAIRWISE, RIVALS, is_held_out_set
+from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.stage_calls import distilling, examining, refining, self_training
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.store.records import Records
-from meteor_agents.store.stage_records import Evaluation
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint
 
@@ -94,20 +96,19 @@ class Replay:
     async def evaluations(self, only: str | None = None) -> list[Held]:
         """Re-run the newest evaluations of the run's own checkpoints, for one question or all, and compare their figures."""
         held: list[Held] = []
-        for evaluation in self._records.newest_evaluations():
-            if is_held_out_set(evaluation.heldout) and evaluation.label in LINEAGE:
+        for evaluation in newest_evaluations(self._records):
+            if evaluation.kind is EvaluationKind.METRICS and evaluation.label in LINEAGE:
                 held += [found async for found in self._evaluate(evaluation, only)]
-            elif only is None and PAIRWISE in evaluation.heldout:
+            elif only is None and evaluation.kind is EvaluationKind.PAIRWISE:
                 held.append(await self._compare(evaluation))
         return held
 
-    async def _evaluate(self, evaluation: Evaluation, only: str | None) -> AsyncIterator[Held]:
+    async def _evaluate(self, evaluation: EvaluationRecord, only: str | None) -> AsyncIterator[Held]:
         stage = f"evaluate {evaluation.label}: {evaluation.heldout}"
-        results: dict[str, Result] = {}
-        for id_, stored in self._records.scores(evaluation.checkpoint, evaluation.heldout, evaluation.recipe).items():
+        results: dict[str, GradedReply] = {}
+        for id_, recorded in read_replies(self._records, evaluation).items():
             if only not in (None, id_):
                 continue
-            recorded: Result = RESULT.validate_json(stored)
             question = self._heldout.get(evaluation.heldout, {}).get(id_)
             if question is None or fingerprint(question) != recorded.asked:
                 yield Held(stage, id_, "the question, as it was asked, is not among the run's inputs")
@@ -121,12 +122,12 @@ class Replay:
             found = metrics.model_dump(mode="json")
             yield Held(stage, FIGURES, changed(rounded(evaluation.metrics), rounded(found)))
 
-    def _near(self, evaluation: Evaluation) -> Collection[str]:
+    def _near(self, evaluation: EvaluationRecord) -> Collection[str]:
         """Questions of the held-out set that nearly repeat one of the training set, as the run found them."""
         stored = self._records.meta(OVERLAPS)
-        return Overlaps.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
+        return NearDuplicatesBySet.model_validate(stored).sets[evaluation.heldout].ids if stored else ()
 
-    async def _examine(self, stage: str, question: Question, recorded: Result) -> tuple[Result | None, Held]:
+    async def _examine(self, stage: str, question: Question, recorded: GradedReply) -> tuple[GradedReply | None, Held]:
         self._speaker.begin([recorded.attempt.weights])
         try:
             again = await examining(self._settings, self._cast)(question)
@@ -134,21 +135,21 @@ class Replay:
             return None, Held(stage, question.id, str(error))
         return again, Held(stage, question.id, unlike(recorded, again))
 
-    async def _compare(self, evaluation: Evaluation) -> Held:
+    async def _compare(self, evaluation: EvaluationRecord) -> Held:
         """Re-run a pairwise comparison and compare its figures."""
-        heldout, before = evaluation.heldout.split(PAIRWISE)
+        heldout, before = evaluation.heldout, evaluation.against
         stage = f"evaluate pairwise: {heldout} against {before}"
-        recipe, versions = evaluation.recipe, {**self._records.meta(RIVALS, {}), **self._records.lineage()}
+        recipe, versions = evaluation.recipe, read_students(self._records)
         ends = [self._records.scores(v, heldout, recipe) for v in (versions.get(before, ""), evaluation.checkpoint)]
         found, id_ = [], FIGURES
         try:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
-                    without, with_ = (RESULT.validate_json(scores[id_]).attempt for scores in ends)
+                    without, with_ = (read_graded_reply(scores[id_], id_).attempt for scores in ends)
                     found.append(await compare(question, self._cast.panel.judges, without, with_))
         except ModelError as error:
             return Held(stage, id_, str(error))
-        shares = summarise_comparison(found).model_dump(mode="json")
+        shares = summarise_comparisons(found).model_dump(mode="json")
         return Held(stage, FIGURES, changed(rounded(evaluation.metrics), rounded(shares)))
 
 

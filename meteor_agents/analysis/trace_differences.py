@@ -72,6 +72,14 @@ def _shown(value: object) -> str:
 
 
 def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The fields that differ, as `name was x, is y`."""
+    """The fields that differ, as `name was x, is y`; a field inside another one as `outer.name`."""
+    then, now = _flat(then), _flat(now)
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     return ", ".join(f"{name} was {_shown(then.get(name))}, is {_shown(now.get(name))}" for name in names)
+
+
+def _flat(value: Mapping[str, Any], outer: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{outer}{name}.") if isinstance(inner, Mapping) else {outer + name: inner}
+    return found

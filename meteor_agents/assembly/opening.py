@@ -12,14 +12,14 @@ from meteor_agents.abilities import innermost
 from meteor_agents.assembly.config_file import dump_config
 from meteor_agents.assembly.question_sets import SET_APART, limited, open_questions, with_overlaps
 from meteor_agents.assembly.role_models import ModelOpener, check_budget, make_ready
-from meteor_agents.backends.base_model import base_checkpoint
-from meteor_agents.backends.registry import check_chat, check_trainable, open_trainer
+from meteor_agents.backends.base_model import base_checkpoint, check_chat, check_trainable
+from meteor_agents.backends.registry import open_trainer
 from meteor_agents.calls.budget import Budget
 from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observer, Observers
-from meteor_agents.method.agents import VerifierJudge
+from meteor_agents.method.judges import VerifierJudge
 from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatModel
@@ -153,7 +153,7 @@ class Opening:
         await self.store.set_meta("templates", templates.hashes())
         if questions.set_apart is not None:
             await self.store.set_meta(SET_APART, questions.set_apart.model_dump(mode="json"))
-        self.directory.config.write_text(dump_config(self.settings), encoding="utf-8")
+        self.directory.write_config(dump_config(self.settings))
         Inputs(self.directory.path).keep(settings, settings.base, templates, questions.heldout)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from meteor_agents.data.near_duplicates import Overlaps, find_overlaps
-from meteor_agents.data.questions import SetApart, overlap, read_questions, split_questions
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet, find_near_duplicates_by_set, repeated_questions
+from meteor_agents.data.questions import read_questions
+from meteor_agents.data.splitting import SetApart, split_questions
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import Note, Observer, OverlapFound
 from meteor_agents.messages import Question
@@ -45,7 +46,7 @@ def open_questions(
             raise SettingsError(f"questions.heldout: the name {name!r} is taken by the questions held out by number")
         heldout[name] = read_questions(path, given.fields)
     for name, held in heldout.items():
-        leaked = overlap(chain(split.train, split.gate), held)
+        leaked = repeated_questions(chain(split.train, split.gate), held)
         if leaked:
             raise QuestionsError(
                 f"held-out set {name!r}: {len(leaked)} of its questions occur in {given.path} as well, "
@@ -67,8 +68,8 @@ def with_overlaps(questions: QuestionSets, observer: Observer, records: Records 
     if not questions.heldout:
         return questions
     before = records.meta(OVERLAPS) if records else None
-    found = find_overlaps(
-        [questions.train, questions.gate], questions.heldout, Overlaps.model_validate(before) if before else None
+    found = find_near_duplicates_by_set(
+        [questions.train, questions.gate], questions.heldout, NearDuplicatesBySet.model_validate(before) if before else None
     )
     for name, one in found.sets.items():
         if one.near:

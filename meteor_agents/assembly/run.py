@@ -28,7 +28,7 @@ from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.stage_records import Round
 from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Conversation, Example, Trainer
+from meteor_agents.training import ChatExample, Example, Trainer
 from meteor_agents.verifiers import Verifier
 from meteor_agents.verifiers.function import FunctionVerifier
 
@@ -87,7 +87,7 @@ class Run(RunView):
         """Stage 1, conversations: the student writes a guideline, the teacher answers with it."""
         await self._pipeline.distill()
 
-    async def finetune(self, rows: Sequence[Example | Conversation] = ()) -> None:
+    async def finetune(self, rows: Sequence[Example | ChatExample] = ()) -> None:
         """Stage 1, training: on the teacher's answers, or on rows of your own. Raises `UsageError` without a trainer."""
         await self._pipeline.finetune(rows)
 

@@ -69,6 +69,11 @@ class Server:
         """Calls at the server now."""
         return self._slots.taken
 
+    @property
+    def roles(self) -> int:
+        """How many roles are served from here."""
+        return len(self._roles)
+
     def role(self, model: str) -> Health:
         """The health of one role's model here. It is given up with the server, or by itself."""
         health = Health(f"{model} at {self.name}", self._rule, self._clock)

@@ -1,4 +1,4 @@
-"""Which held-out questions occur in training, word for word or nearly: found before anything is trained, and reported."""
+"""Held-out questions that occur in training: those that are the same are refused, near-duplicates are reported."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from itertools import chain, islice
 from meteor_agents.messages import Message, Question
 
 NEAR = 85.0
-"""Of 100: how alike two questions are at least to be near-duplicates, by the characters that stay when one is edited into
-the other, the order of their words aside."""
-
+"""How alike two questions must be to count as near-duplicates, from 0 to 100: the share of characters that stay when one
+is edited into the other, with the words of both sorted first."""
 
 AT_ONCE = 5_000
 """Training questions whose words are in memory at the same time."""
 
 
-class Near(Message):
+class NearDuplicate(Message):
     """A held-out question and the training question that it nearly repeats."""
 
     heldout: str
-    """Ids."""
+    """Id of the held-out question."""
     train: str
+    """Id of the training question."""
     alike: float
-    """0 to 1; 1 is word for word."""
+    """0 to 1; 1 means the same words."""
 
 
-class Overlap(Message):
+class NearDuplicates(Message):
     """What was found in one held-out set."""
 
     questions: int
+    """How many questions the set has."""
     exact: int
-    """Word for word, case and punctuation aside."""
-    near: tuple[Near, ...]
-    """The exact ones included, the most alike first."""
+    """How many of them repeat a training question word for word, apart from case and punctuation."""
+    near: tuple[NearDuplicate, ...]
+    """All near-duplicates, the exact ones included; the most alike come first."""
 
     @property
     def ids(self) -> frozenset[str]:
+        """Ids of the held-out questions that are near-duplicates."""
         return frozenset(found.heldout for found in self.near)
 
     def sentence(self, heldout: str) -> str:
+        """What was found, for people; `heldout` is the set's name."""
         if not self.near:
             return f"{heldout}: none of {self.questions} questions nearly repeats one of training"
         first = self.near[0]
@@ -51,46 +54,33 @@ class Overlap(Message):
         )
 
 
-def find_overlap(train: Iterable[Question], heldout: Sequence[Question]) -> Overlap:
-    """The training question that is most like each held-out one, where they are near-duplicates."""
-    from rapidfuzz import fuzz, process
-
-    asked = {question.id: _words(question) for question in heldout}
-    same: dict[str, list[str]] = {}
-    for id_, words in asked.items():
-        same.setdefault(" ".join(words), []).append(id_)
-    exact: dict[str, Near] = {}
-    near: dict[str, Near] = {}
-    questions = iter(train)
-    while some := list(islice(questions, AT_ONCE)):
-        read = {question.id: _words(question) for question in some}
-        for train_id, words in read.items():
-            for id_ in same.get(" ".join(words), ()):
-                exact.setdefault(id_, Near(heldout=id_, train=train_id, alike=1.0))
-        texts = {train_id: " ".join(sorted(words)) for train_id, words in read.items()}
-        for id_, words in asked.items():
-            least = 100 * near[id_].alike if id_ in near else NEAR
-            found = process.extractOne(" ".join(sorted(words)), texts, scorer=fuzz.ratio, score_cutoff=least)
-            if found and (id_ not in near or found[1] > least):
-                near[id_] = Near(heldout=id_, train=found[2], alike=found[1] / 100)
-    every = sorted((near | exact).values(), key=lambda found: (-found.alike, found.heldout))
-    return Overlap(questions=len(heldout), exact=len(exact), near=tuple(every))
-
-
-class Overlaps(Message):
-    """What was found in each held-out set, and for which questions."""
+class NearDuplicatesBySet(Message):
+    """What was found in each held-out set, and for which questions. It is stored with the run."""
 
     of: str
     """A hash of all the questions that were compared."""
-    sets: dict[str, Overlap]
+    sets: dict[str, NearDuplicates]
+    """By the held-out set's name."""
 
 
-def find_overlaps(
-    train: Sequence[Iterable[Question]], heldout: Mapping[str, Sequence[Question]], before: Overlaps | None = None
-) -> Overlaps:
-    """By held-out set, over all parts of `train`.
+def repeated_questions(train: Iterable[Question], heldout: Sequence[Question]) -> list[Question]:
+    """Held-out questions whose whole text, title included, occurs in training, apart from case and white space.
 
-    `before` is what was found last time; it is the answer where the questions are the same.
+    A run refuses these. Punctuation counts here: "3 + 4?" and "3 - 4?" have the same words, but are two questions.
+    """
+    texts = {_text(question) for question in heldout}
+    repeated = {text for question in train if (text := _text(question)) in texts}
+    return [question for question in heldout if _text(question) in repeated]
+
+
+def find_near_duplicates_by_set(
+    train: Sequence[Iterable[Question]],
+    heldout: Mapping[str, Sequence[Question]],
+    before: NearDuplicatesBySet | None = None,
+) -> NearDuplicatesBySet:
+    """The near-duplicates of each held-out set, compared with all parts of `train`.
+
+    `before` is what was found last time; it is returned if the questions are still the same.
     """
     hashed = hashlib.sha256()
     for question in chain(*train, *heldout.values()):
@@ -98,8 +88,39 @@ def find_overlaps(
     of = hashed.hexdigest()[:16]
     if before is not None and before.of == of and before.sets.keys() == heldout.keys():
         return before
-    return Overlaps(of=of, sets={name: find_overlap(chain(*train), questions) for name, questions in heldout.items()})
+    sets = {name: find_near_duplicates(chain(*train), questions) for name, questions in heldout.items()}
+    return NearDuplicatesBySet(of=of, sets=sets)
+
+
+def find_near_duplicates(train: Iterable[Question], heldout: Sequence[Question]) -> NearDuplicates:
+    """For each held-out question the training question that is most like it, if they are near-duplicates."""
+    from rapidfuzz import fuzz, process
+
+    asked = {question.id: _words(question) for question in heldout}
+    same: dict[str, list[str]] = {}
+    for id_, words in asked.items():
+        same.setdefault(" ".join(words), []).append(id_)
+    exact: dict[str, NearDuplicate] = {}
+    near: dict[str, NearDuplicate] = {}
+    questions = iter(train)
+    while some := list(islice(questions, AT_ONCE)):
+        read = {question.id: _words(question) for question in some}
+        for train_id, words in read.items():
+            for id_ in same.get(" ".join(words), ()):
+                exact.setdefault(id_, NearDuplicate(heldout=id_, train=train_id, alike=1.0))
+        texts = {train_id: " ".join(sorted(words)) for train_id, words in read.items()}
+        for id_, words in asked.items():
+            least = 100 * near[id_].alike if id_ in near else NEAR
+            found = process.extractOne(" ".join(sorted(words)), texts, scorer=fuzz.ratio, score_cutoff=least)
+            if found and (id_ not in near or found[1] > least):
+                near[id_] = NearDuplicate(heldout=id_, train=found[2], alike=found[1] / 100)
+    every = sorted((near | exact).values(), key=lambda found: (-found.alike, found.heldout))
+    return NearDuplicates(questions=len(heldout), exact=len(exact), near=tuple(every))
+
+
+def _text(question: Question) -> str:
+    return " ".join(f"{question.title or ''} {question.question}".casefold().split())
 
 
 def _words(question: Question) -> list[str]:
-    return re.findall(r"\w+", f"{question.title or ''} {question.question}".casefold())
+    return re.findall(r"\w+", _text(question))

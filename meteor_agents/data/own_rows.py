@@ -8,37 +8,45 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from meteor_agents.data.questions import file_rows
+from meteor_agents.data.file_rows import file_rows
+from meteor_agents.data.row import Row, plain
 from meteor_agents.errors import UsageError
 from meteor_agents.models import ChatMessage
-from meteor_agents.training import Conversation, Example
+from meteor_agents.safe_text import printable
+from meteor_agents.training import ChatExample, Example
 
 _MESSAGES: TypeAdapter[tuple[ChatMessage, ...]] = TypeAdapter(tuple[ChatMessage, ...])
 
 
-def read_own_rows(path: Path) -> list[Example | Conversation]:
-    """All rows of a JSONL, JSON or Parquet file, as they stand: no prompt template is added.
+def read_own_rows(path: Path) -> list[Example | ChatExample]:
+    """All rows of a JSONL, JSON, CSV or Parquet file, as they stand: no prompt template is added.
 
-    `messages` are a chat, every reply of which is learned. `prompt` is a text (the user's turn) or messages, and
-    `completion` a text or one assistant message. `id` names a row in messages to people; other columns are not read.
-    Raises `UsageError` that names the file and the line.
+    `messages` is a chat, every reply of which is learned. `prompt` is a text (the user's turn) or messages, and
+    `completion` a text or one assistant message. Keys of a message that hold null are ignored, as Parquet adds them. `id`
+    names a row in messages to people; other columns are not read. Raises `UsageError` naming the file and the line.
     """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file")
-    rows = [_row(path, place, values) for place, values in file_rows(path)]
+    rows = [_row(path, row) for row in file_rows(path)]
     if not rows:
         raise UsageError(f"{path}: holds no row")
     return rows
 
 
-def _row(path: Path, place: str, values: Mapping[str, Any]) -> Example | Conversation:
+def _row(path: Path, row: Row) -> Example | ChatExample:
+    values = {name: row.values[name] for name in _COLUMNS if name in row.values}
+    if row.raw:
+        values = {name: plain(value, path, row.place, name) for name, value in values.items()}
     try:
-        return _read(str(values.get("id") or place), values)
+        return _read(str(values.get("id") or row.place), values, tuple(row.values))
     except (ValidationError, ValueError) as error:
-        raise UsageError(f"{path}, {place}: {_sentence(error)}") from error
+        raise UsageError(f"{path}, {row.place}: {_sentence(error)}") from error
 
 
-def _read(id_: str, values: Mapping[str, Any]) -> Example | Conversation:
+_COLUMNS = ("id", "messages", "prompt", "completion")
+
+
+def _read(id_: str, values: Mapping[str, Any], columns: Sequence[str]) -> Example | ChatExample:
     if values.get("messages") is not None:
         messages = _messages("messages", values["messages"])
     elif values.get("prompt") is not None and values.get("completion") is not None:
@@ -55,11 +63,15 @@ def _read(id_: str, values: Mapping[str, Any]) -> Example | Conversation:
         if any(message.role == "assistant" for message in asked):
             return _example(id_, messages)  # the prompt's replies were not asked to be learned
     else:
-        found = ", ".join(values) or "nothing"
-        raise ValueError(f"needs messages, or prompt and completion; found {found}")
+        raise ValueError(f"needs messages, or prompt and completion; found {_listed(columns)}")
     if sum(message.role == "assistant" for message in messages) > 1:
-        return _not_empty(Conversation(id=id_, messages=messages))
+        return _not_empty(ChatExample(id=id_, messages=messages))
     return _example(id_, messages)
+
+
+def _listed(columns: Sequence[str]) -> str:
+    names = ", ".join(printable(name)[:60] for name in columns[:20]) or "nothing"
+    return f"{names} and {len(columns) - 20} more" if len(columns) > 20 else names
 
 
 def _example(id_: str, messages: Sequence[ChatMessage]) -> Example:
@@ -71,19 +83,28 @@ def _example(id_: str, messages: Sequence[ChatMessage]) -> Example:
     return Example(id=id_, prompt=tuple(prompt), target=reply.content)
 
 
-def _not_empty(chat: Conversation) -> Conversation:
+def _not_empty(chat: ChatExample) -> ChatExample:
     if not all(message.content.strip() for message in chat.messages if message.role == "assistant"):
         raise ValueError("a reply to learn is empty")
     return chat
 
 
 def _messages(field: str, value: object) -> tuple[ChatMessage, ...]:
+    if isinstance(value, list):
+        value = [_without_nulls(message) for message in value]
     try:
         return _MESSAGES.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{field}{'.' + where if where else ''}: {first['msg']}") from error
+
+
+def _without_nulls(message: object) -> object:
+    """A message without its keys that hold null; `role` and `content` stay, so that they are said to be missing."""
+    if not isinstance(message, Mapping):
+        return message
+    return {name: value for name, value in message.items() if value is not None or name in ("role", "content")}
 
 
 def _sentence(error: ValueError) -> str:

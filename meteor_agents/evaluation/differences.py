@@ -1,33 +1,35 @@
-"""What separates two students on the same questions: the paired difference, its interval, a test, and what n can show."""
+"""Paired differences between two students on the same questions: interval, exact test, minimum detectable difference."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
-from meteor_agents.evaluation.grading import MEASURES, Estimate, Result
-from meteor_agents.evaluation.statistics import paired_difference, sign_flip_test, smallest_difference
+from meteor_agents.evaluation.results import MEASURES, GradedReply, Statistic
+from meteor_agents.evaluation.statistics import minimum_detectable_difference, paired_difference, sign_flip_test
 from meteor_agents.messages import Message
 
 _UNITS = 60
-"""Scores are means of up to so many equal parts: whole numbers of them for the exact test."""
+"""A score is a mean of at most this many equal parts. Counted in parts it is a whole number, as the exact test needs."""
 
 
-class Difference(Message):
-    """`after` less `before` in one measure, over the questions that both have a figure for."""
+class PairedDifference(Message):
+    """`after` minus `before` in one measure, over the questions for which both students have a value."""
 
     before: str
     after: str
     measure: str
-    difference: Estimate
+    difference: Statistic
     p: float
-    """Two-sided, exact: how often chance signs would put the mean as far from zero."""
+    """Two-sided exact p of the sign-flip test."""
     smallest: float
-    """The smallest true difference that so many questions show four times out of five."""
+    """The minimum detectable difference (p < 0.05 with 80 % power) for this many questions."""
 
 
-def differences(before: str, after: str, old: Mapping[str, Result], new: Mapping[str, Result]) -> list[Difference]:
-    """One for each measure that both students have, from their results by question id."""
+def paired_differences(
+    before: str, after: str, old: Mapping[str, GradedReply], new: Mapping[str, GradedReply]
+) -> list[PairedDifference]:
+    """One difference for each measure that both students have, from their graded replies by question id."""
     found = []
     for measure in MEASURES:
         both = [(old[id_].value(measure), new[id_].value(measure)) for id_ in old if id_ in new]
@@ -37,13 +39,13 @@ def differences(before: str, after: str, old: Mapping[str, Result], new: Mapping
         olds, news = zip(*pairs, strict=True)
         gaps = [b - a for a, b in pairs]
         found.append(
-            Difference(
+            PairedDifference(
                 before=before,
                 after=after,
                 measure=measure,
-                difference=Estimate.of(paired_difference(olds, news), len(pairs)),
+                difference=Statistic.of(paired_difference(olds, news), len(pairs)),
                 p=sign_flip_test([round(gap * _UNITS) for gap in gaps]),
-                smallest=_rounded(smallest_difference(gaps)),
+                smallest=_rounded(minimum_detectable_difference(gaps)),
             )
         )
     return found

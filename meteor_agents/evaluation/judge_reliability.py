@@ -1,25 +1,26 @@
-"""How far an evaluation can be trusted: judges against themselves, one another and people; length; kinship."""
+"""How far judges can be relied on: agreement with themselves, one another and people; length bias; shared families."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
+from statistics import fmean
 
-from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Estimate, Result
-from meteor_agents.evaluation.human_labels import Agreement
+from meteor_agents.evaluation.human_labels import HumanAgreement
+from meteor_agents.evaluation.results import ACCURACY, OVERALL, GradedReply, Statistic
 from meteor_agents.evaluation.statistics import proportion, spearman
 from meteor_agents.messages import Message
 from meteor_agents.method.replies import CRITERIA
 
 
-class Repeats(Message):
+class SelfAgreement(Message):
     """The same replies scored a second time by the same judges."""
 
     questions: int
-    same: Estimate
+    same: Statistic
     """Share of single scores that were the same."""
     gap: float
-    """Mean distance of two scores, in points."""
+    """Mean distance between the first and the second score, in points."""
 
 
 class PanelAgreement(Message):
@@ -29,31 +30,31 @@ class PanelAgreement(Message):
     replies: int
     within_one: float
     """Share of single scores that differ by at most one point."""
-    correlation: Estimate | None
-    """Spearman's, of their overall scores."""
+    correlation: Statistic | None
+    """Spearman's rank correlation of their overall scores."""
 
 
 class LengthEffect(Message):
-    """Whether longer replies score higher, over all checkpoints' replies."""
+    """Whether longer replies score higher, over all students' replies."""
 
     measure: str
-    correlation: Estimate
-    """Spearman's, of the reply's characters with its score."""
+    correlation: Statistic
+    """Spearman's rank correlation of a reply's characters with its value."""
 
 
-class Trust(Message):
+class JudgeReliability(Message):
     """What one held-out set says about its own judges."""
 
-    repeats: Repeats | None = None
+    repeats: SelfAgreement | None = None
     panel: tuple[PanelAgreement, ...] = ()
     length: LengthEffect | None = None
-    human: tuple[Agreement, ...] = ()
+    human: tuple[HumanAgreement, ...] = ()
     kinships: tuple[str, ...] = ()
-    """Warnings: a judge of the teacher's, the student's or another evaluated model's family."""
+    """Warnings: a judge shares a family with the teacher, the student or another evaluated model."""
 
 
-def repeats(once: Sequence[Result], again: Sequence[Result]) -> Repeats | None:
-    """From the results of the same replies, in the same order; None without scores on both sides."""
+def self_agreement(once: Sequence[GradedReply], again: Sequence[GradedReply]) -> SelfAgreement | None:
+    """Agreement of two gradings of the same replies, given in the same order; None without scores on both sides."""
     pairs = [
         (first.scores[name], second.scores[name])
         for first, second in zip(once, again, strict=True)
@@ -63,15 +64,15 @@ def repeats(once: Sequence[Result], again: Sequence[Result]) -> Repeats | None:
     if not pairs:
         return None
     same = sum(first == second for first, second in pairs)
-    return Repeats(
+    return SelfAgreement(
         questions=len(pairs) // len(CRITERIA),
-        same=Estimate.of(proportion(same, len(pairs)), len(pairs)),
-        gap=sum(abs(first - second) for first, second in pairs) / len(pairs),
+        same=Statistic.of(proportion(same, len(pairs)), len(pairs)),
+        gap=fmean(abs(first - second) for first, second in pairs),
     )
 
 
-def panel_agreements(results: Sequence[Result]) -> tuple[PanelAgreement, ...]:
-    """One for each two judges that scored the same replies."""
+def panel_agreements(results: Sequence[GradedReply]) -> tuple[PanelAgreement, ...]:
+    """The agreement of every two judges that scored the same replies."""
     names = sorted({name for result in results for name in result.by_judge})
     found = []
     for one, other in combinations(names, 2):
@@ -85,22 +86,17 @@ def panel_agreements(results: Sequence[Result]) -> tuple[PanelAgreement, ...]:
                 judges=(one, other),
                 replies=len(both),
                 within_one=sum(close) / len(close),
-                correlation=Estimate.of(ranked, len(both)) if ranked else None,
+                correlation=Statistic.of(ranked, len(both)) if ranked else None,
             )
         )
     return tuple(found)
 
 
-def length_effect(results: Sequence[Result]) -> LengthEffect | None:
-    """None where all replies score the same, or are equally long."""
+def length_effect(results: Sequence[GradedReply]) -> LengthEffect | None:
+    """The effect on the overall score, else on accuracy; None if all replies score the same or are equally long."""
     for measure in (OVERALL, ACCURACY):
         pairs = [(len(r.attempt.text), value) for r in results if (value := r.value(measure)) is not None]
         ranked = spearman([float(length) for length, _ in pairs], [value for _, value in pairs])
         if ranked:
-            return LengthEffect(measure=measure, correlation=Estimate.of(ranked, len(pairs)))
+            return LengthEffect(measure=measure, correlation=Statistic.of(ranked, len(pairs)))
     return None
-
-
-def by_checkpoint(results: Mapping[str, Mapping[str, Result]]) -> list[Result]:
-    """All results of all checkpoints, label -> question id -> result."""
-    return [result for found in results.values() for result in found.values()]

@@ -1,11 +1,11 @@
-"""Which models are of one family: a judge prefers what sounds like itself."""
+"""Model families, told by a model's name: a judge favours replies that resemble its own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-FAMILIES = {
+NAME_PATTERNS = {
     "OpenAI": r"gpt|o\d(-|$)|davinci",
     "Claude": r"claude",
     "Gemini": r"gemini|gemma",
@@ -24,24 +24,28 @@ FAMILIES = {
     "Nemotron": r"nemotron",
     "Grok": r"grok",
 }
-"""Family -> how its models' names begin, at the beginning of a word. The first that fits counts."""
+"""Family -> pattern of the beginning of a word in its models' names. The first that matches wins."""
 
 
-def family(model: str) -> str:
-    """The family that a model's name tells; the last part of the name itself where it is of none that we know."""
+def model_family(model: str) -> str:
+    """The family of a model, by its name; the last part of the name itself if it matches no known family.
+
+    >>> model_family("Qwen/Qwen2.5-7B-Instruct"), model_family("/models/my-own")
+    ('Qwen', 'my-own')
+    """
     name = model.rstrip("/").rpartition("/")[2].lower()
-    for known, pattern in FAMILIES.items():
+    for family, pattern in NAME_PATTERNS.items():
         if re.search(rf"(?<![a-z0-9])(?:meta-)?(?:{pattern})", name):
-            return known
+            return family
     return name
 
 
-def kinships(judges: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
-    """A sentence for every judge that is of one family with another role; both map a role to its model's name."""
+def same_family_warnings(judges: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    """One sentence for each judge that shares a family with another role; both map a role to its model's name."""
     return [
-        f"the {judge} ({model}) and the {role} ({other}) are both of the family {family(model)}: "
+        f"the {judge} ({model}) and the {role} ({other}) are both of the family {model_family(model)}: "
         "judges favour replies like their own; name a judge of another family"
         for judge, model in judges.items()
         for role, other in others.items()
-        if family(model) == family(other)
+        if model_family(model) == model_family(other)
     ]

@@ -1,14 +1,19 @@
-"""Intervals and tests for what is measured. Deterministic: the bootstrap is seeded."""
+"""Intervals, tests and agreement coefficients for held-out results.
+
+Everything is deterministic: the bootstrap is seeded, and no result depends on the order of its observations.
+"""
 
 from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
-from statistics import NormalDist, correlation
+from statistics import NormalDist, correlation, fmean, variance
 from typing import NamedTuple
+
+_NORMAL = NormalDist()
 
 
 class Interval(NamedTuple):
@@ -20,14 +25,18 @@ class Interval(NamedTuple):
 
 
 def proportion(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """Share of successes with Wilson's score interval (Wilson 1927); sound for small n and for 0 and 100 %.
+    """Share of successes with Wilson's score interval (Wilson 1927), which suits small n and shares of 0 and 100 %.
 
-    `successes` may also be the sum of values from 0 to 1, such as means over seeds: these scatter at most as ones and zeros
-    of the same mean do, so that the interval is rather too wide than too narrow.
+    `successes` may also be the sum of values between 0 and 1, such as means over seeds. Their variance is at most that of
+    zeros and ones with the same mean, so the interval is then conservative. With n = 0 the share is NaN.
+
+    >>> interval = proportion(8, 10)
+    >>> f"{interval.value:.1%} [{interval.low:.1%}, {interval.high:.1%}]"
+    '80.0% [49.0%, 94.3%]'
     """
     if n == 0:
         return Interval(math.nan, 0.0, 1.0)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    z = _NORMAL.inv_cdf((1 + confidence) / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -35,37 +44,54 @@ def proportion(successes: float, n: int, *, confidence: float = 0.95) -> Interva
 
 
 def mean(values: Sequence[float], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean with a percentile bootstrap interval (Efron 1979)."""
+    """Mean with a percentile bootstrap interval (Efron 1979). All three are NaN without values.
+
+    The values are sorted before they are resampled, so that the interval depends on the values and not on their order.
+
+    >>> mean([6.0, 8.0, 7.0]) == mean([7.0, 6.0, 8.0])
+    True
+    """
     if not values:
         return Interval(math.nan, math.nan, math.nan)
     draw = random.Random(seed)
-    n = len(values)
-    means = sorted(math.fsum(draw.choices(values, k=n)) / n for _ in range(resamples))
+    ordered = sorted(values)
+    means = sorted(fmean(draw.choices(ordered, k=len(ordered))) for _ in range(resamples))
     tail = (1 - confidence) / 2
     return Interval(
-        math.fsum(values) / n, means[int(tail * resamples)], means[min(resamples - 1, int((1 - tail) * resamples))]
+        fmean(ordered), means[int(tail * resamples)], means[min(resamples - 1, int((1 - tail) * resamples))]
     )
 
 
 def sign_test(better: int, worse: int) -> float:
-    """One-sided p of at least `worse` losses among the pairs that differ, if both outcomes were equally likely."""
+    """One-sided exact p: the probability of at least `worse` losses if wins and losses were equally likely.
+
+    >>> sign_test(better=0, worse=5)
+    0.03125
+    """
     n = better + worse
     return sum(math.comb(n, k) for k in range(worse, n + 1)) / float(2**n)
 
 
 def paired_difference(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """Mean of `after - before` over the same questions, with a bootstrap interval that draws whole pairs."""
+    """Mean of `after - before` over the same questions; the bootstrap resamples whole pairs.
+
+    >>> paired_difference([4.0, 5.0], [6.0, 7.0]).value
+    2.0
+    """
     return mean([new - old for old, new in zip(before, after, strict=True)])
 
 
 def sign_flip_test(differences: Sequence[int]) -> float:
-    """Two-sided exact p that the differences of pairs are as far from zero as this in sum, if each sign were a coin's.
+    """Two-sided p of a paired permutation test: how often random signs give a sum at least as far from zero.
 
-    With differences of -1, 0 and 1 this is the sign test, McNemar's test in its exact form.
+    With differences of -1, 0 and 1 this is the exact sign test, which is McNemar's test in its exact form.
 
-    All 2^n ways to choose the signs are counted: the number of ways to each sum is a coefficient of the product of
-    `1 + x^(2d)` over the sizes d, and the polynomial is held in one integer whose digits, of n + 2 bits, are its
-    coefficients. Where that would be larger than some megabytes, the sum is taken to be normal, which it then is nearly.
+    The test is exact: it counts all 2^n choices of signs. The number of choices with a given sum is a coefficient of the
+    product of `1 + x^(2d)` over the sizes d; the polynomial is held in one integer whose digits of n + 2 bits are its
+    coefficients. If that integer would exceed some megabytes, the normal approximation is used instead.
+
+    >>> sign_flip_test([1, 1, 1, 1, 1])
+    0.0625
     """
     common = math.gcd(*differences)
     sizes = [abs(difference) // common for difference in differences if difference]
@@ -87,45 +113,50 @@ def sign_flip_test(differences: Sequence[int]) -> float:
 _EXACT_BITS = 50_000_000
 
 
-def smallest_difference(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:
-    """The true mean difference that so many pairs, scattered like these, would show with this power (two-sided).
+def minimum_detectable_difference(differences: Sequence[float], *, level: float = 0.05, power: float = 0.8) -> float:
+    """The true mean difference that a two-sided test on as many pairs, scattered like these, detects with this power.
 
-    Pairs that hardly differ are taken to scatter as if one more of them had differed by one, since none seen does not
-    mean that there are none.
+    The variance is taken to be at least 1/n, as if one pair had differed by one: pairs that all agree do not prove that
+    there is no scatter. Infinite with fewer than two pairs.
+
+    >>> round(minimum_detectable_difference([0.0, 1.0, -1.0, 0.0] * 18), 3)
+    0.235
     """
     n = len(differences)
     if n < 2:
         return math.inf
-    centre = math.fsum(differences) / n
-    variance = math.fsum((difference - centre) ** 2 for difference in differences) / (n - 1)
-    normal = NormalDist()
-    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * math.sqrt(max(variance, 1 / n) / n)
+    scatter = max(variance(differences), 1 / n)
+    return (_NORMAL.inv_cdf(1 - level / 2) + _NORMAL.inv_cdf(power)) * math.sqrt(scatter / n)
 
 
 def spearman(first: Sequence[float], second: Sequence[float], *, confidence: float = 0.95) -> Interval | None:
-    """Rank correlation, ties sharing their mean rank, with Fieller's interval (1957). None where one side never varies."""
+    """Spearman's rank correlation, ties sharing their mean rank, with the interval of Fieller et al. (1957).
+
+    None with fewer than four pairs or if one side is constant.
+
+    >>> spearman([1, 2, 3, 4], [10, 20, 30, 40]).value
+    1.0
+    """
     n = len(first)
     if n < 4 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
     value = correlation(_ranks(first), _ranks(second))
     centre = math.atanh(max(-0.999999, min(0.999999, value)))
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(1.06 / (n - 3))
+    half = _NORMAL.inv_cdf((1 + confidence) / 2) * math.sqrt(1.06 / (n - 3))
     return Interval(value, min(value, math.tanh(centre - half)), max(value, math.tanh(centre + half)))
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    for _, equals in groupby(enumerate(order), key=lambda placed: values[placed[1]]):
-        placed = list(equals)
-        shared = (placed[0][0] + placed[-1][0]) / 2
-        for _, index in placed:
-            ranks[index] = shared
-    return ranks
+    ordered = sorted(values)
+    return [(bisect_left(ordered, value) + bisect_right(ordered, value) - 1) / 2 for value in values]
 
 
 def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
-    """Cohen's kappa (1960): agreement of two raters beyond chance. None where chance alone would agree always."""
+    """Cohen's kappa (1960): agreement of two raters beyond chance. None without pairs or if chance alone always agrees.
+
+    >>> kappa([("yes", "yes"), ("no", "no"), ("yes", "no"), ("no", "yes")])
+    0.0
+    """
     n = len(pairs)
     if not n:
         return None
@@ -135,12 +166,12 @@ def kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
     return None if chance == 1 else (observed - chance) / (1 - chance)
 
 
-def share_at_equal_length(shares: Sequence[float], length_differences: Sequence[float]) -> Interval | None:
-    """The win share that is left when both replies are equally long (in idea AlpacaEval 2's, Dubois et al. 2024).
+def win_share_at_equal_length(shares: Sequence[float], length_differences: Sequence[float]) -> Interval | None:
+    """The win share that remains if both replies are equally long (after AlpacaEval 2; Dubois et al. 2024).
 
-    A logistic regression of the share (0 to 1) on tanh of the standardised length difference, by Newton's method with a
-    weak ridge, so that a side that always wins keeps a finite estimate; its value at difference zero, with the interval
-    of the intercept. None with fewer than 8 pairs.
+    A logistic regression of the share (0 to 1) on tanh of the standardised length difference gives the share at
+    difference zero, with the interval of the intercept. It is fitted by Newton's method with a weak ridge penalty, so
+    that the estimate stays finite when one side always wins. None with fewer than 8 pairs.
     """
     n = len(shares)
     if n < 8:
@@ -148,7 +179,7 @@ def share_at_equal_length(shares: Sequence[float], length_differences: Sequence[
     scale = math.sqrt(math.fsum(d * d for d in length_differences) / n) or 1.0
     lengths = [math.tanh(difference / scale) for difference in length_differences]
     intercept = slope = 0.0
-    variance = math.inf
+    error = math.inf
     for _ in range(50):
         fitted = [_logistic(intercept + slope * x) for x in lengths]
         weights = [p * (1 - p) for p in fitted]
@@ -161,10 +192,10 @@ def share_at_equal_length(shares: Sequence[float], length_differences: Sequence[
         determinant = a * c - b * b
         step = (c * up - b * along) / determinant, (a * along - b * up) / determinant
         intercept, slope = intercept + step[0], slope + step[1]
-        variance = c / determinant
+        error = math.sqrt(c / determinant)
         if max(map(abs, step)) < 1e-9:
             break
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
+    half = _NORMAL.inv_cdf(0.975) * error
     return Interval(_logistic(intercept), _logistic(intercept - half), _logistic(intercept + half))
 
 

@@ -5,21 +5,17 @@ A `ModelError` that a conversation meets is caught in `engine.converse`, which m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from meteor_agents.messages import AnyMessage, Dropped, Guide, Lineage, Question, Status, Verdict
-from meteor_agents.method.agents import Judge, Student, Teacher
+from meteor_agents.method.agents import Student, Teacher
 from meteor_agents.method.decoding import Strategy, decoded
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.preference_pairs import PairRules
+from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
 
 DISTILL, REFINE, SELF_TRAIN = "distill", "refine", "self-train"
-
-CUT = Verdict(
-    status=Status.INCORRECT,
-    explanation="The reply was cut off at its token limit before it ended.",
-    guide="Reason more briefly, so that the reply ends with the answer.",
-    model="max_tokens",
-)
-"""On an attempt that did not end by itself. No judge is asked: accepted, it would teach the student not to stop."""
 
 
 async def distill(question: Question, student: Student, teacher: Teacher, *, guideline: bool) -> Trace:
@@ -28,14 +24,28 @@ async def distill(question: Question, student: Student, teacher: Teacher, *, gui
     g = student.guideline(q)
     a = teacher.answer(q, g)
     accepted: (q -> a) becomes a training example; g is not part of the target
+
+    Failed, with the reason: the answer is missing, empty or not complete, or the guideline was refused, filtered or broken
+    off. A guideline that was cut at its token limit is used as far as it goes.
     """
+    said: list[AnyMessage] = []
+
+    def ended(error: str | None) -> Trace:
+        outcome = Outcome.FAILED if error else Outcome.ACCEPTED
+        return Trace(stage=DISTILL, question=question, messages=tuple(said), outcome=outcome, error=error)
+
     asked = await student.guideline(question, stage=DISTILL) if guideline else None
+    if asked is not None:
+        said.append(asked)
+        if asked.ending not in (FinishReason.COMPLETE, FinishReason.CUT):
+            return ended(f"the student's guideline {asked.ending.told}")
     answer = await teacher.answer(question, asked, stage=DISTILL)
-    said: tuple[AnyMessage, ...] = tuple(message for message in (asked, answer) if message is not None)
     if answer is None:
-        error = "the teacher has no complete answer: none in the data, or cut at max_tokens"
-        return Trace(stage=DISTILL, question=question, messages=said, outcome=Outcome.FAILED, error=error)
-    return Trace(stage=DISTILL, question=question, messages=said, outcome=Outcome.ACCEPTED)
+        return ended("the teacher has no answer: the question has no reference in the data")
+    said.append(answer)
+    if not answer.ending.complete:
+        return ended(f"the teacher's reply {answer.ending.told}")
+    return ended(None if answer.text.strip() else "the teacher's reply is empty")
 
 
 async def refine(
@@ -45,7 +55,7 @@ async def refine(
 
     repeat at most N times:
         y = student.attempt(q, history)
-        v = judge.evaluate(q, y)          a reply cut at max_tokens is incorrect, whatever it says
+        v = judge.evaluate(q, y)          only a complete reply is judged: see UNJUDGED
         correct: accepted
         history += (y, v, guide)          the guide is the judge's, or the teacher's
     exhausted
@@ -59,7 +69,7 @@ async def refine(
     for tries in range(1, iterations + 1):
         attempt = await student.attempt(question, history, stage=REFINE)
         said.append(attempt)
-        verdict = CUT if attempt.truncated else await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
+        verdict = UNJUDGED.get(attempt.ending) or await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
         said.append(verdict)
         if verdict.status is Status.ERROR:
             return ended(Outcome.FAILED, f"no verdict from {verdict.model}: {verdict.explanation}")
@@ -76,6 +86,31 @@ async def refine(
     return ended(Outcome.EXHAUSTED)
 
 
+def _unjudged(status: Status, model: str, ending: FinishReason, guide: str = "") -> Verdict:
+    return Verdict(status=status, explanation=f"The reply {ending.told}.", guide=guide, model=model)
+
+
+UNJUDGED: Mapping[FinishReason, Verdict] = {
+    FinishReason.CUT: Verdict(
+        status=Status.INCORRECT,
+        explanation="The reply was cut off at its token limit before it ended.",
+        guide="Reason more briefly, so that the reply ends with the answer.",
+        model="max_tokens",
+    ),
+    FinishReason.REFUSED: _unjudged(
+        Status.INCORRECT, "refused", FinishReason.REFUSED, "Answer the question as far as you can."
+    ),
+    FinishReason.FILTERED: _unjudged(Status.INCORRECT, "filtered", FinishReason.FILTERED, "Keep to the question."),
+    **{
+        ending: _unjudged(Status.ERROR, ending.value, ending)
+        for ending in (FinishReason.FAILED, FinishReason.PAUSED, FinishReason.UNKNOWN)
+    },
+}
+"""The verdict on an attempt that is not complete. No judge is asked: accepted, a cut reply would teach the student not to
+stop. A reply that is cut, refused or filtered is the student's doing, hence incorrect and tried again; any other ending is
+the server's, and leaves the trace without a verdict."""
+
+
 async def self_train(
     question: Question,
     student: Student,
@@ -89,28 +124,28 @@ async def self_train(
     """Stage 3, no teacher: a low-FLOPs and a high-FLOPs answer, high preferred over low.
 
         y_low, y_high = low.decode(q), high.decode(q)
-        cut, alike, or of lengths too far apart: no preference, the pair is dropped
+        incomplete, alike, or of lengths too far apart: no preference, the pair is dropped
         verify: kept only where y_high is found correct and y_low incorrect
 
     The trace's messages are low then high, each followed by its verdict when there is one, then the pair's lineage, which
-    says why it was dropped if it was. `parameters` of the student turn tokens into FLOPs.
+    says why the pair was dropped if it was. `parameters` of the student turn tokens into FLOPs.
     """
     cheap = await low.decode(question, student, stage=stage)
-    dear = await high.decode(question, student, stage=stage)
-    said: list[AnyMessage] = [cheap.attempt, dear.attempt]
-    lineage = Lineage(low=decoded(low, cheap, parameters), high=decoded(high, dear, parameters))
+    expensive = await high.decode(question, student, stage=stage)
+    said: list[AnyMessage] = [cheap.attempt, expensive.attempt]
+    lineage = Lineage(low=decoded(low, cheap, parameters), high=decoded(high, expensive, parameters))
 
     def ended(dropped: Dropped | None, error: str | None = None) -> Trace:
         outcome = Outcome.FAILED if error else Outcome.EXHAUSTED if dropped else Outcome.ACCEPTED
         last = lineage.model_copy(update={"dropped": dropped})
         return Trace(stage=stage, question=question, messages=(*said, last), outcome=outcome, error=error)
 
-    dropped = await rules.unfit(question, cheap.attempt, dear.attempt)
+    dropped = await rules.unfit(question, cheap.attempt, expensive.attempt)
     if dropped is not None or rules.verify is None:
         return ended(dropped)
     below = await rules.verify.evaluate(question, cheap.attempt, stage=stage, tries=1)
-    above = await rules.verify.evaluate(question, dear.attempt, stage=stage, tries=2)
-    said[:] = [cheap.attempt, below, dear.attempt, above]
+    above = await rules.verify.evaluate(question, expensive.attempt, stage=stage, tries=2)
+    said[:] = [cheap.attempt, below, expensive.attempt, above]
     for verdict in (below, above):
         if verdict.status is Status.ERROR:
             return ended(None, verdict.explanation)

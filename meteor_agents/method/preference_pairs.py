@@ -1,37 +1,41 @@
-"""Which two replies are a pair to learn from: neither cut, nor alike, nor of very different length, nor unverified."""
+"""Which two replies make a preference pair: both complete, not alike, not of very different length, and verified."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from meteor_agents.messages import Attempt, Dropped, Question
-from meteor_agents.method.agents import Judge
 from meteor_agents.method.decoding import view
-from meteor_agents.method.text_similarity import likeness, normal
+from meteor_agents.method.judges import Judge
+from meteor_agents.method.text_similarity import normalised, similarity
+from meteor_agents.models import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """What makes a pair. `judge` tells what answers come to the same, if it is a verifier."""
+    """The rules for preference pairs of stage 3."""
 
     judge: Judge
+    """The run's judge. A verifier tells which answers are the same; with a model judge, their texts are compared."""
     near_equal: float = 0.95
-    """Likeness of final answers from which they are nearly equal; for answers that no verifier can read."""
+    """The similarity from which two final answers count as nearly equal, where no verifier can read them."""
     max_length_ratio: float | None = None
-    """Of the longer reply's characters to the shorter one's."""
+    """The most that the longer reply's characters may be to the shorter one's; None: any ratio."""
     verify: Judge | None = None
-    """Who has to find the high reply correct and the low one incorrect."""
+    """Who must find the high-compute reply correct and the low-compute one incorrect; None: no one."""
 
     async def unfit(self, question: Question, low: Attempt, high: Attempt) -> Dropped | None:
-        """Why two replies are no pair, before anyone verifies them; None when they are one."""
-        if high.truncated:
-            return Dropped.CUT
-        if normal(low.text) == normal(high.text):
+        """Why two replies make no pair, before anyone verifies them; None when they make one."""
+        endings = {low.ending, high.ending} - {FinishReason.COMPLETE}
+        if endings:
+            return Dropped.CUT if endings == {FinishReason.CUT} else Dropped.INCOMPLETE
+        if normalised(low.text) == normalised(high.text):
             return Dropped.EQUAL
         seen = [await view(self.judge, question, side.answer) for side in (low, high)]
         if seen[0] == seen[1]:
             return Dropped.EQUAL
-        if all(side.startswith("read ") for side in seen) and likeness(low.answer, high.answer) >= self.near_equal:
+        unread = all(side.startswith("read ") for side in seen)
+        if unread and similarity(low.answer, high.answer) >= self.near_equal:
             return Dropped.NEARLY_EQUAL
         shorter, longer = sorted((len(low.text), len(high.text)))
         if self.max_length_ratio is not None and longer > self.max_length_ratio * shorter:

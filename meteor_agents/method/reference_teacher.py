@@ -1,4 +1,4 @@
-"""Backend `reference`: the data set's own answers as the teacher. No model, no cost."""
+"""Backend `reference`: the data's own answers as the teacher. It needs no model and costs nothing."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class ReferenceTeacher:
         return Answer(text=join_answer(question.reasoning, question.reference), model=REFERENCE, weights=REFERENCE)
 
     async def guide(self, question: Question, attempt: Attempt, verdict: Verdict, *, stage: str, tries: int) -> Guide:
-        """The worked reasoning as the hint; the judge's own guide where the data has none."""
+        """The question's worked reasoning as the hint; the judge's own guide where the data has none."""
         return Guide(explanation=verdict.explanation, guide=question.reasoning or verdict.guide, model=REFERENCE)

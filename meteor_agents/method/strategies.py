@@ -1,14 +1,14 @@
-"""From a setting such as `{best_of: 8, by: judge}` to a decoding strategy, and which of them a model can do."""
+"""From a setting such as `{best_of: 8, by: judge}` to a decoding strategy, and whether a model can do it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from meteor_agents.abilities import Contrasts, DecodesBeams, ScoresReplies
+from meteor_agents.abilities import DecodesBeams, DecodesContrast, ScoresReplies
 from meteor_agents.errors import SettingsError
-from meteor_agents.method.agents import Judge
 from meteor_agents.method.decoding import BestOf, Revise, Single, Strategy, Vote
+from meteor_agents.method.judges import Judge
 from meteor_agents.models import Contrast, SamplingParams
 from meteor_agents.settings.decoding import Decoding, decoding
 from meteor_agents.settings.run import Settings
@@ -17,11 +17,11 @@ from meteor_agents.weight_files import parameters
 
 Setting = Literal["greedy"] | Decoding
 BASE = "base"
-"""The weaker model of `contrast: base`: the student that no one has trained."""
+"""The weaker model of `contrast: base`: the untrained student."""
 
 
 def open_strategy(given: Setting, base: SamplingParams, judge: Judge, untrained: Checkpoint) -> Strategy:
-    """The strategy that a setting names. `base` is the student's own sampling."""
+    """The strategy that a setting names. `base` is the student's own sampling, `untrained` its first checkpoint."""
     sampling = decoding(given, base)
     name = described(given, free=judge.free)
     if given == "greedy":
@@ -56,7 +56,10 @@ def described(given: Setting, *, free: bool) -> str:
 
 
 def check_strategies(settings: Settings, student: object) -> None:
-    """What stage 3 decodes, the student's model can do. Raises `SettingsError` that names the nearest it can."""
+    """Check that the student's model can do what stage 3 decodes.
+
+    `student` is the innermost model. Raises `SettingsError`, with the nearest strategy that it can do.
+    """
     for side in ("low", "high"):
         given: Setting = getattr(settings.self_train, side)
         if given == "greedy":
@@ -82,13 +85,13 @@ def _lacking(given: Decoding, student: object) -> str | None:
             return f"searches with at most {student.max_beams} beams (student.max_batch), not {given.beam}"
     if given.by == "likelihood" and not isinstance(student, ScoresReplies):
         return "does not tell how likely a reply is"
-    if given.contrast is not None and not isinstance(student, Contrasts):
+    if given.contrast is not None and not isinstance(student, DecodesContrast):
         return "has no contrastive decoding"
     return None
 
 
 def _nearest(given: Decoding, student: object) -> str:
-    """Most like it in what it costs and in what it looks for."""
+    """The strategy most like this one, in its cost and in what it looks for, that the student can do."""
     if given.beam is not None and isinstance(student, DecodesBeams) and student.max_beams > 1:
         return f"{{beam: {student.max_beams}}}"
     if given.beam is not None and isinstance(student, ScoresReplies):
@@ -115,6 +118,6 @@ def _contrast(given: Decoding, untrained: Checkpoint) -> Contrast:
 
 
 def _relative_size(folder: Path, student: Path) -> float:
-    """Of the weaker model; as large as the student where that cannot be read."""
+    """The weaker model's parameters relative to the student's; 1 where they cannot be read."""
     weaker, own = parameters(folder), parameters(student)
     return weaker / own if weaker and own else 1.0

@@ -1,4 +1,4 @@
-"""How much two texts are alike, by the words that they share."""
+"""How similar two texts are, by the words that they share."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 
-def normal(text: str) -> str:
-    """Case and white space aside."""
+def normalised(text: str) -> str:
+    """The text in lower case, with each run of white space as one space."""
     return " ".join(text.casefold().split())
 
 
-def likeness(a: str, b: str) -> float:
-    """From 0 to 1: the F1 of the words and word pairs that both have, each as often as it occurs."""
+def similarity(a: str, b: str) -> float:
+    """From 0 to 1: the F1 score of the words and word pairs that both texts have, each as often as it occurs."""
     return _shared(_grams(a), _grams(b))
 
 
 def medoid(texts: Sequence[str]) -> tuple[int, list[float]]:
-    """Which text is most like the others, the first of equals, and how much each is on average."""
+    """The index of the text most similar to the others (the first of equals), and each text's mean similarity to them."""
     grams = [_grams(text) for text in texts]
     means = [
         sum(_shared(one, other) for j, other in enumerate(grams) if i != j) / max(1, len(grams) - 1)
@@ -28,7 +28,7 @@ def medoid(texts: Sequence[str]) -> tuple[int, list[float]]:
 
 
 def _grams(text: str) -> Counter[tuple[str, ...]]:
-    words = normal(text).split()
+    words = normalised(text).split()
     return Counter([*((word,) for word in words), *pairwise(words)])
 
 

@@ -6,6 +6,8 @@
 | history | question -> every try with what was wrong about it, then the accepted reply, as one text |
 | chat | the tries as one chat; the student's turns are learned |
 | pairs | the accepted reply preferred over each rejected one |
+
+Only complete replies are learned: not one that was cut, refused, filtered or broken off.
 """
 
 from __future__ import annotations
@@ -14,38 +16,46 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from meteor_agents.messages import Status
+from meteor_agents.messages import Spoken, Status
 from meteor_agents.method.agents import Student
+from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
-from meteor_agents.training import Conversation, Example, PreferencePair, Row
+from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
-CUT = "cut at max_tokens"
+CUT_SHORT = "cut at max_tokens"
+INCOMPLETE = "refused, filtered or broken off"
 EMPTY = "without a target"
 UNDISPUTED = "without a rejected try"
+"""Reasons why a trace gives no rows; each follows "so many traces"."""
 
 
-class Converted(NamedTuple):
+class TrainingRows(NamedTuple):
     """What traces gave."""
 
-    rows: list[Row]
+    rows: list[TrainingRow]
     left_out: Mapping[str, int]
-    """Why traces gave nothing -> how many."""
+    """How many traces gave no row, by reason."""
 
 
-def distilled(traces: Iterable[Trace], student: Student) -> Converted:
-    """Stage 1: question -> the teacher's answer, of accepted traces."""
-    return _converted(traces, lambda trace: _answered(trace, student))
+def distillation_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+    """Stage 1: question -> the teacher's answer, of each accepted trace."""
+    return _rows(traces, lambda trace: _answer(trace, student))
 
 
-def refined(traces: Iterable[Trace], student: Student, conversion: str) -> Converted:
-    """Stage 2, by one of the conversions above, of accepted traces; in the order of the traces."""
+def refinement_rows(traces: Iterable[Trace], student: Student, conversion: str) -> TrainingRows:
+    """Stage 2: the rows of each accepted trace by one of the conversions above, in the order of the traces."""
     convert = {"final": _final, "history": _history, "chat": _chat, "pairs": _pairs}[conversion]
-    return _converted(traces, lambda trace: convert(trace, student))
+    return _rows(traces, lambda trace: convert(trace, student))
 
 
-def _converted(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[Row] | str]) -> Converted:
-    """`convert` gives a trace's rows, or the reason why there are none."""
-    rows: list[Row] = []
+def self_training_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+    """Stage 3: the high-compute reply preferred over the low-compute one, of each accepted trace."""
+    return _rows(traces, lambda trace: _decoded_pair(trace, student))
+
+
+def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
+    """`convert` gives a trace's rows, or the reason why it has none."""
+    rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     for trace in traces:
         if trace.outcome is not Outcome.ACCEPTED:
@@ -55,26 +65,39 @@ def _converted(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[Row]
             left_out[found] += 1
         else:
             rows += found
-    return Converted(rows, dict(left_out))
+    return TrainingRows(rows, dict(left_out))
 
 
-def _answered(trace: Trace, student: Student) -> Sequence[Row] | str:
-    if trace.answer is None or not trace.answer.text.strip():
+def _unusable(*replies: Spoken | None) -> str | None:
+    """Why replies cannot be learned, if one of them cannot."""
+    if any(reply is None or not reply.text.strip() for reply in replies):
         return EMPTY
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=trace.answer.text)]
+    endings = {reply.ending for reply in replies if reply is not None} - {FinishReason.COMPLETE}
+    if not endings:
+        return None
+    return CUT_SHORT if endings == {FinishReason.CUT} else INCOMPLETE
 
 
-def _final(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _answer(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+    answer = trace.answer
+    if answer is None:
+        return EMPTY
+    if reason := _unusable(answer):
+        return reason
+    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)]
+
+
+def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
-    if accepted is None or not accepted.text.strip():
+    if accepted is None:
         return EMPTY
-    if accepted.truncated:
-        return CUT
+    if reason := _unusable(accepted):
+        return reason
     return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[Row] | str:
-    if reason := _no_chain(trace):
+def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+    if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
     parts = [part for turn in rejected for part in (turn.attempt.text.strip(), _second_look(turn))]
@@ -83,28 +106,26 @@ def _history(trace: Trace, student: Student) -> Sequence[Row] | str:
 
 
 def _second_look(turn: Turn) -> str:
-    """What was wrong with a try, as the student's own words. The reply that follows has the answer that counts."""
+    """What was wrong with a try, in the student's own voice. The reply that follows has the answer that counts."""
     guide = turn.guide.guide if turn.guide else turn.verdict.guide
     said = " ".join(filter(None, [turn.verdict.explanation.strip(), guide.strip()]))
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[Row] | str:
-    if reason := _no_chain(trace):
+def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+    if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
     asked = student.chat_prompt(trace.question, rejected)
-    return [Conversation(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
+    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
 
 
-def _no_chain(trace: Trace) -> str | None:
+def _unusable_tries(trace: Trace) -> str | None:
     """Why the tries cannot be learned one after the other, if they cannot."""
-    if trace.accepted_attempt is None or not all(turn.attempt.text.strip() for turn in trace.turns):
-        return EMPTY
-    return CUT if any(turn.attempt.truncated for turn in trace.turns) else None
+    return _unusable(trace.accepted_attempt, *(turn.attempt for turn in trace.turns))
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[Row] | str:
+def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None or not accepted.text.strip():
         return EMPTY
@@ -112,11 +133,19 @@ def _pairs(trace: Trace, student: Student) -> Sequence[Row] | str:
     rejected = [attempt for attempt in wrong if attempt.text.strip() not in ("", accepted.text.strip())]
     if not rejected:
         return UNDISPUTED
-    whole = [attempt for attempt in rejected if not attempt.truncated]
-    if accepted.truncated or not whole:
-        return CUT
+    usable = [attempt for attempt in rejected if not _unusable(attempt)]
+    if reason := _unusable(accepted) or (None if usable else _unusable(*rejected)):
+        return reason
     prompt = student.prompt(trace.question)
     return [
         PreferencePair(id=f"{trace.question.id}#{number}", prompt=prompt, chosen=accepted.text, rejected=attempt.text)
-        for number, attempt in enumerate(whole, 1)
+        for number, attempt in enumerate(usable, 1)
     ]
+
+
+def _decoded_pair(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+    low, high = trace.attempts
+    if reason := _unusable(low, high):
+        return reason
+    prompt = student.prompt(trace.question)
+    return [PreferencePair(id=trace.question.id, prompt=prompt, chosen=high.text, rejected=low.text)]

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from meteor_agents.evaluation.grading import Panel
-from meteor_agents.evaluation.model_families import kinships
-from meteor_agents.method.agents import Judge, ModelJudge, ModelTeacher, Student, Teacher, VerifierJudge, Voice
+from meteor_agents.evaluation.model_families import same_family_warnings
+from meteor_agents.method.agents import ModelTeacher, Student, Teacher
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import SamplingParams, Speaker
 from meteor_agents.settings.evaluation import EVALUATED
 from meteor_agents.settings.roles import REFERENCE, ModelSettings
@@ -115,7 +117,7 @@ def related_models(settings: Settings) -> tuple[str, ...]:
     judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
     others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}
     others |= {f"evaluated model {rival.name}": rival for rival in settings.evaluate.models}
-    return tuple(kinships(_model_names(judges), _model_names(others)))
+    return tuple(same_family_warnings(_model_names(judges), _model_names(others)))
 
 
 def _panel(

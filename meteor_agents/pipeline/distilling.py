@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from meteor_agents.errors import UsageError
 from meteor_agents.method.conversations import DISTILL
-from meteor_agents.method.training_rows import Converted, distilled
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows
 from meteor_agents.pipeline.holding import NoLearner, Stage, hold, recorded_stage
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import distilling
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, Conversation, Example, TrainingJob
+from meteor_agents.training import ChatExample, Checkpoint, Example, TrainingJob
 
 
 async def distill(session: Session) -> None:
@@ -23,14 +23,15 @@ async def distill(session: Session) -> None:
     await hold(session, stage, distilling(session.settings, session.cast), NoLearner(session.base))
 
 
-async def finetune(session: Session, own_rows: Sequence[Example | Conversation] = ()) -> Checkpoint:
+async def finetune(session: Session, own_rows: Sequence[Example | ChatExample] = ()) -> Checkpoint:
     """Train question -> answer on every accepted trace of stage 1, or on the user's own rows; the student after it.
 
     Raises `UsageError` when there is nothing to train on or nobody to train.
     """
     if session.trainer is None:
         raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
-    rows, left_out = Converted(list(own_rows), {}) if own_rows else distilled(answered(session), session.cast.student)
+    own = TrainingRows(list(own_rows), {}) if own_rows else None
+    rows, left_out = own or distillation_rows(answered(session), session.cast.student)
     if not rows:
         raise UsageError(
             "finetune: this run has no accepted distill trace to train on; run `meteor distill` first, or name a "

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meteor_agents.evaluation.grading import Result, examine, fingerprint
+from meteor_agents.evaluation.grading import ask_and_grade, fingerprint
+from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.evaluation.statistics import sign_test
 from meteor_agents.messages import Question, Status
 from meteor_agents.pipeline.engine import Drain, each
@@ -41,17 +42,19 @@ class Gate:
     reason: str
 
 
-async def ask_gate(session: Session) -> dict[str, Result]:
+async def ask_gate(session: Session) -> dict[str, GradedReply]:
     """What the served student answers to the gate's questions, by id; judged only where a judgement costs nothing."""
     cast, sampling = session.cast, greedy(session.settings)
-    results: dict[str, Result] = {}
+    results: dict[str, GradedReply] = {}
 
     async def asked(question: Question) -> None:
         if cast.judge.free:
-            results[question.id] = await examine(question, cast.student, cast.judge, sampling=sampling, stage=GATE)
+            results[question.id] = await ask_and_grade(
+                question, cast.student, cast.judge, sampling=sampling, stage=GATE
+            )
         else:
             attempt = await cast.student.attempt(question, stage=GATE, sampling=sampling)
-            results[question.id] = Result(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
+            results[question.id] = GradedReply(asked=fingerprint(question), attempt=attempt, status=Status.ERROR)
 
     await each(session.questions.gate, asked, window=session.window(), drain=Drain(), stage=GATE)
     return results
@@ -66,7 +69,7 @@ def speaks_unlike(start: Path, candidate: Path) -> str | None:
     return None
 
 
-def judge_candidate(before: Mapping[str, Result], after: Mapping[str, Result], *, free: bool) -> Gate:
+def judge_candidate(before: Mapping[str, GradedReply], after: Mapping[str, GradedReply], *, free: bool) -> Gate:
     """Compare the candidate with the student that it would replace, question by question (one-sided sign test)."""
     if not before:
         return Gate(True, "loads; no gate questions")

@@ -1,7 +1,6 @@
-"""Measuring the students of a run: every checkpoint and rival on the held-out questions, against one another, and how far
-that can be trusted.
+"""Measure a run's students on the held-out questions, compare them, and examine how far their judges can be relied on.
 
-Results are stored question by question under the evaluation's recipe; what is there is not asked again.
+Results are stored question by question under the evaluation's recipe; questions that have one are not asked again.
 """
 
 from __future__ import annotations
@@ -11,41 +10,32 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from meteor_agents.evaluation.comparison import Compared, compare, summarise_comparison
-from meteor_agents.evaluation.differences import Difference, differences
-from meteor_agents.evaluation.grading import (
-    EVALUATE,
-    RESULT,
-    Panel,
-    Result,
-    examine,
-    fingerprint,
-    grade,
-    is_scored,
-    summarise,
+from meteor_agents.evaluation.comparison import PairComparison, compare, summarise_comparisons
+from meteor_agents.evaluation.differences import PairedDifference, paired_differences
+from meteor_agents.evaluation.grading import EVALUATE, Panel, ask_and_grade, fingerprint, grade, is_graded
+from meteor_agents.evaluation.human_labels import HumanAgreement, HumanLabel, human_agreement
+from meteor_agents.evaluation.judge_reliability import (
+    JudgeReliability,
+    length_effect,
+    panel_agreements,
+    self_agreement,
 )
-from meteor_agents.evaluation.human_labels import Agreement, Label, agreement
-from meteor_agents.evaluation.judge_reliability import Trust, by_checkpoint, length_effect, panel_agreements, repeats
+from meteor_agents.evaluation.results import GradedReply, read_graded_reply, summarise
 from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFinished, StageStarted
 from meteor_agents.messages import Attempt, Question, Status
-from meteor_agents.method.agents import Judge, Student
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.replies import split_answer
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import related_models
 from meteor_agents.pipeline.engine import each
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import greedy
+from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
-"""The store's names for the other models that were evaluated, and for what was found in both sets of questions."""
-PAIRWISE, DIFFERENCES, TRUST = ": pairwise against ", ": differences", ": trust"
-"""What follows a held-out set's name where the store keeps more than its figures."""
-
-
-def is_held_out_set(name: str) -> bool:
-    """Of a name in the store's evaluations: a held-out set's own figures."""
-    return PAIRWISE not in name and not name.endswith((DIFFERENCES, TRUST))
+"""Keys of the store's `meta` table: rivals' versions by name, and held-out questions that repeat training questions."""
 
 
 class Measurement:
@@ -71,7 +61,7 @@ class Measurement:
                 await self._examine(label, checkpoint.version, heldout, session.cast.student, sampling, served)
 
     async def conclude(self) -> None:
-        """What can be said once all checkpoints are scored: rivals, differences, pairwise shares, trust."""
+        """After all checkpoints are scored: score the rivals, then store differences, win shares and judge reliability."""
         session, rivals = self._session, self._rivals
         for rival in rivals:
             for heldout in session.questions.heldout:
@@ -83,7 +73,7 @@ class Measurement:
             results = {label: self._results(version, heldout) for label, version in self._versions()}
             await self._tell_apart(heldout, results)
             await self._compare(heldout, results)
-            await self._trust(heldout, results)
+            await self._judge_reliability(heldout, results)
 
     def _versions(self) -> Iterator[tuple[str, str]]:
         """Label and version of the lineage, each version once, in order; then of the rivals."""
@@ -94,11 +84,11 @@ class Measurement:
                 yield label, checkpoint.version
         yield from ((rival.name, rival.version) for rival in self._rivals)
 
-    def _results(self, version: str, heldout: str) -> dict[str, Result]:
+    def _results(self, version: str, heldout: str) -> dict[str, GradedReply]:
         """By question id, in the questions' order; those of questions that were edited since are left out."""
         stored = self._store.scores(version, heldout, self._recipe)
         questions = self._session.questions.heldout[heldout]
-        results = {q.id: RESULT.validate_json(stored[q.id]) for q in questions if q.id in stored}
+        results = {q.id: read_graded_reply(stored[q.id], q.id) for q in questions if q.id in stored}
         return {q.id: results[q.id] for q in questions if q.id in results and results[q.id].asked == fingerprint(q)}
 
     # one model on one held-out set -----------------------------------------------------------------------------------
@@ -115,12 +105,12 @@ class Measurement:
         session, questions = self._session, self._session.questions.heldout[heldout]
         stage = f"evaluate {label}: {heldout}"
         results = self._results(version, heldout)
-        owed = [q for q in questions if not is_scored(results.get(q.id), q)]
+        owed = [q for q in questions if not is_graded(results.get(q.id), q)]
 
         async def examined(question: Question) -> None:
-            result = await examine(question, student, self._panel, sampling=sampling)
+            result = await ask_and_grade(question, student, self._panel, sampling=sampling)
             results[question.id] = result
-            await self._store.add_score(version, heldout, self._recipe, question.id, RESULT.dump_json(result).decode())
+            await self._store.add_score(version, heldout, self._recipe, question.id, result.model_dump_json())
             session.observer.on_event(QuestionFinished(stage, question.id, result.status.value, 1))
 
         started = time.monotonic()
@@ -131,7 +121,7 @@ class Measurement:
         overlaps = session.questions.overlaps
         near = overlaps.sets[heldout].ids if overlaps else ()
         metrics = summarise(results, asked=len(questions), near_training=near)
-        await self._store.add_evaluation(version, heldout, self._recipe, label, metrics.model_dump(mode="json"))
+        await self._keep(version, heldout, EvaluationKind.METRICS, label, metrics.model_dump(mode="json"))
         session.observer.on_event(StageFinished(stage, time.monotonic() - started, metrics.headline()))
         session.observer.on_event(EvaluationFinished(label, heldout, metrics.headline()))
 
@@ -145,15 +135,15 @@ class Measurement:
         against = [(rival, own[-1]) for rival in rivals if own]
         return list(dict.fromkeys([*ends, *pairwise(own), *against]))
 
-    async def _tell_apart(self, heldout: str, results: Mapping[str, Mapping[str, Result]]) -> None:
-        found: list[Difference] = []
+    async def _tell_apart(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
+        found: list[PairedDifference] = []
         for before, after in self._pairs(list(results)):
-            found += differences(before, after, results[before], results[after])
+            found += paired_differences(before, after, results[before], results[after])
         if found:
             rows = {"pairs": [difference.model_dump(mode="json") for difference in found]}
-            await self._keep(heldout + DIFFERENCES, "differences", rows)
+            await self._keep_conclusion(heldout, EvaluationKind.DIFFERENCES, rows)
 
-    async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, Result]]) -> None:
+    async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
         """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion."""
         judges = self._panel.judges
         labels = list(results)
@@ -164,29 +154,29 @@ class Measurement:
         for before in others:
             without, with_ = results[before], results[own[-1]]
             both = [q for q in self._session.questions.heldout[heldout] if q.id in without and q.id in with_]
-            found: dict[str, Compared] = {}
+            found: dict[str, PairComparison] = {}
 
             async def compared(
                 question: Question,
-                without: Mapping[str, Result] = without,
-                with_: Mapping[str, Result] = with_,
-                found: dict[str, Compared] = found,
+                without: Mapping[str, GradedReply] = without,
+                with_: Mapping[str, GradedReply] = with_,
+                found: dict[str, PairComparison] = found,
             ) -> None:
                 sides = without[question.id].attempt, with_[question.id].attempt
                 found[question.id] = await compare(question, judges, *sides)
 
             await self._each(both, compared, "compare")
-            shares = summarise_comparison([found[q.id] for q in both if q.id in found])
-            await self._keep(heldout + PAIRWISE + before, "pairwise", shares.model_dump(mode="json"))
+            shares = summarise_comparisons([found[q.id] for q in both if q.id in found])
+            await self._keep_conclusion(heldout, EvaluationKind.PAIRWISE, shares.model_dump(mode="json"), against=before)
 
-    # trust -----------------------------------------------------------------------------------------------------------
+    # judges -----------------------------------------------------------------------------------------------------------
 
-    async def _trust(self, heldout: str, results: Mapping[str, Mapping[str, Result]]) -> None:
+    async def _judge_reliability(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
         last = next((results[label] for label in reversed(list(results)) if label in self._session.lineage), {})
-        everyone = by_checkpoint(results)
+        everyone = [reply for found in results.values() for reply in found.values()]
         sample = [q for q in self._session.questions.heldout[heldout] if q.id in last and last[q.id].scores]
         sample = sample[: self._session.settings.evaluate.repeat]
-        again: dict[str, Result] = {}
+        again: dict[str, GradedReply] = {}
         judges_only = Panel(judges=self._panel.judges)
 
         async def asked_again(question: Question) -> None:
@@ -194,16 +184,16 @@ class Measurement:
 
         await self._each(sample, asked_again, "ask again")
         both = [q.id for q in sample if q.id in again]
-        trust = Trust(
-            repeats=repeats([last[id_] for id_ in both], [again[id_] for id_ in both]),
+        reliability = JudgeReliability(
+            repeats=self_agreement([last[id_] for id_ in both], [again[id_] for id_ in both]),
             panel=panel_agreements(everyone),
             length=length_effect(everyone),
             human=tuple(await self._agreements(heldout, last)),
             kinships=related_models(self._session.settings),
         )
-        await self._keep(heldout + TRUST, "trust", trust.model_dump(mode="json"))
+        await self._keep_conclusion(heldout, EvaluationKind.JUDGE_RELIABILITY, reliability.model_dump(mode="json"))
 
-    async def _agreements(self, heldout: str, last: Mapping[str, Result]) -> list[Agreement]:
+    async def _agreements(self, heldout: str, last: Mapping[str, GradedReply]) -> list[HumanAgreement]:
         """Every judge on what people have labelled of this held-out set."""
         questions = {q.id: q for q in self._session.questions.heldout[heldout]}
         labels = [label for label in self._session.labels if label.id in questions]
@@ -225,7 +215,7 @@ class Measurement:
         wanted = list(dict.fromkeys(label.id for label, _ in pairs))
         await self._each([questions[id_] for id_ in wanted], judged, "human labels")
         return [
-            agreement(
+            human_agreement(
                 name,
                 [(label.label, found.get((name, number))) for number, (label, _) in enumerate(pairs)],
                 len(labels) - len(pairs),
@@ -236,10 +226,17 @@ class Measurement:
 
     # shared ----------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, name: str, label: str, content: dict[str, Any]) -> None:
-        """Under the last checkpoint, beside its figures."""
-        version = self._session.latest().version
-        await self._store.add_evaluation(version, name, self._recipe, label, content)
+    async def _keep_conclusion(
+        self, heldout: str, kind: EvaluationKind, content: dict[str, Any], *, against: str = ""
+    ) -> None:
+        """Keep what concerns several students beside the last checkpoint's figures."""
+        await self._keep(self._session.latest().version, heldout, kind, "", content, against)
+
+    async def _keep(
+        self, version: str, heldout: str, kind: EvaluationKind, label: str, content: dict[str, Any], against: str = ""
+    ) -> None:
+        record = EvaluationRecord(version, heldout, self._recipe, kind, against, label, content)
+        await self._store.add_evaluation(record)
 
     async def _each(
         self, questions: Sequence[Question], work: Callable[[Question], Awaitable[None]], stage: str
@@ -252,7 +249,7 @@ async def _nothing() -> None:
     """A rival is served by itself."""
 
 
-def labelled(label: Label, last: Attempt | None) -> Attempt | None:
+def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
     """The reply that a label is about: its own, or else the last checkpoint's."""
     if label.reply is None:
         return last
@@ -262,7 +259,7 @@ def labelled(label: Label, last: Attempt | None) -> Attempt | None:
     )
 
 
-async def finding(question: Question, attempt: Attempt, judge: Judge, label: Label) -> str | float | None:
+async def finding(question: Question, attempt: Attempt, judge: Judge, label: HumanLabel) -> str | float | None:
     """A judge's finding, of the same kind as the label: a status or a score. None where the judge failed."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall

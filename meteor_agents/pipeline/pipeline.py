@@ -17,7 +17,7 @@ from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.pipeline.refining import refine
 from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.session import Session
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Pipeline:
         """Stage 1, conversations: the student writes a guideline, the teacher answers with it."""
         await distilling.distill(self.session)
 
-    async def finetune(self, own_rows: Sequence[Example | Conversation] = ()) -> None:
+    async def finetune(self, own_rows: Sequence[Example | ChatExample] = ()) -> None:
         """Stage 1, training: question -> answer on every accepted trace, or on rows of the user's own."""
         await self.session.arrived(FINETUNE, await distilling.finetune(self.session, own_rows))
 

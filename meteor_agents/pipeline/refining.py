@@ -13,7 +13,7 @@ from types import TracebackType
 
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.method.conversations import REFINE
-from meteor_agents.method.training_rows import Converted, distilled, refined
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows
 from meteor_agents.pipeline.distilling import answered
 from meteor_agents.pipeline.engine import Interrupted
 from meteor_agents.pipeline.gate import GATE
@@ -22,7 +22,7 @@ from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import refining
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, Row, TrainingJob
+from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow
 
 
 async def refine(session: Session) -> Checkpoint:
@@ -193,10 +193,10 @@ class Updates:
         """Replies of every weights version that has spoken as student in this stage were really said in it."""
         self._session.student.may_reuse(REFINE, tuple(reversed(self._versions)))
 
-    def _converted(self, ids: Sequence[str]) -> Converted:
+    def _converted(self, ids: Sequence[str]) -> TrainingRows:
         """What these traces teach; in the order of their ids, so that equal sets are equal data."""
         traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
-        return refined(traces, self._session.cast.student, self._session.settings.refine.conversion)
+        return refinement_rows(traces, self._session.cast.student, self._session.settings.refine.conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
@@ -205,12 +205,12 @@ class Updates:
             return False
         return settings.refine_goes_on_from(settings.distill if start == self._entered else settings.refine)
 
-    def _replayed(self, examples: int, number: int) -> list[Row]:
+    def _replayed(self, examples: int, number: int) -> list[TrainingRow]:
         """A rotating share (`refine.replay`) of stage 1's examples. Raises `UsageError` when there are none."""
         count = round(examples * self._session.settings.refine.replay)
         if not count:
             return []
-        known = distilled(answered(self._session), self._session.cast.student).rows
+        known = distillation_rows(answered(self._session), self._session.cast.student).rows
         if not known:
             raise UsageError(
                 "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"

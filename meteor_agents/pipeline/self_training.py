@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 from meteor_agents.messages import Status
-from meteor_agents.method.agents import Student
 from meteor_agents.method.conversations import SELF_TRAIN
+from meteor_agents.method.training_rows import self_training_rows
 from meteor_agents.pipeline.gate import ask_gate
 from meteor_agents.pipeline.holding import NoLearner, Stage, hold
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import self_training
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import Checkpoint, PreferencePair, TrainingJob
+from meteor_agents.training import Checkpoint, TrainingJob
 from meteor_agents.weight_files import parameters
 
 
@@ -58,18 +58,18 @@ class SelfTraining:
         session.note(f"{name}: {summary(traces)}")
         if session.trainer is None:
             return student
-        pairs = tuple(_pair(session.cast.student, trace) for trace in traces if trace.outcome is Outcome.ACCEPTED)
+        pairs, left_out = self_training_rows(traces, session.cast.student)
         if not pairs:
             session.note(f"{SELF_TRAIN}: no pair had a preference; the student stays as it is")
             return student
         job = TrainingJob(
             name=f"{SELF_TRAIN}-{turn:03d}",
-            rows=pairs,
+            rows=tuple(pairs),
             start=student,
             settings=session.settings.training_for(self._settings),
             loss=self._settings.pairwise,
         )
-        wanted = Update(name, recipe, turn, tuple(pair.id for pair in pairs), job, student)
+        wanted = Update(name, recipe, turn, tuple(pair.id for pair in pairs), job, student, left_out)
         return await update(session, session.trainer, wanted)
 
     async def _right(self, student: Checkpoint) -> int:
@@ -100,10 +100,3 @@ def summary(traces: list[Trace]) -> str:
 
 def _flops(flops: list[float]) -> str:
     return f"{sum(flops):.2g} FLOPs (estimated)"
-
-
-def _pair(student: Student, trace: Trace) -> PreferencePair:
-    low, high = trace.attempts
-    return PreferencePair(
-        id=trace.question.id, prompt=student.prompt(trace.question), chosen=high.text, rejected=low.text
-    )

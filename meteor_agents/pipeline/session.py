@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meteor_agents.calls.throttled import Throttled
-from meteor_agents.data.near_duplicates import Overlaps
+from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.data.question_pool import QuestionPool
-from meteor_agents.data.questions import SetApart
-from meteor_agents.evaluation.human_labels import Label
+from meteor_agents.data.splitting import SetApart
+from meteor_agents.evaluation.human_labels import HumanLabel
 from meteor_agents.events import Note, Observer
 from meteor_agents.messages import Question
 from meteor_agents.pipeline.cast import Cast
@@ -35,7 +35,7 @@ class QuestionSets:
     """Held-out set -> its questions."""
     set_apart: SetApart | None = None
     """The ids that were taken out of the training questions, so that a resumed run takes out the same ones."""
-    overlaps: Overlaps | None = None
+    overlaps: NearDuplicatesBySet | None = None
     """Held-out questions that nearly repeat a training question; None where nobody looked."""
 
 
@@ -59,7 +59,7 @@ class Session:
     """Where a checkpoint comes from (base, finetune, refine, self-train) -> the checkpoint, in this order."""
     lines: Mapping[str, Throttled] = field(default_factory=dict)
     """Name of a model -> the queue before it; the window of conversations follows the longest."""
-    labels: Sequence[Label] = ()
+    labels: Sequence[HumanLabel] = ()
     """People's findings on held-out replies."""
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from meteor_agents.evaluation.grading import Result, examine
+from meteor_agents.evaluation.grading import ask_and_grade
+from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Question
 from meteor_agents.method import conversations
-from meteor_agents.method.agents import Judge
+from meteor_agents.method.judges import Judge
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams
@@ -47,10 +48,10 @@ def self_training(
     )
 
 
-def examining(settings: Settings, cast: Cast) -> Callable[[Question], Awaitable[Result]]:
+def examining(settings: Settings, cast: Cast) -> Callable[[Question], Awaitable[GradedReply]]:
     """The student's greedy reply to one held-out question, and what the panel finds."""
     sampling = greedy(settings)
-    return lambda question: examine(question, cast.student, cast.panel, sampling=sampling)
+    return lambda question: ask_and_grade(question, cast.student, cast.panel, sampling=sampling)
 
 
 def greedy(settings: Settings) -> SamplingParams:

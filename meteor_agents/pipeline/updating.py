@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from meteor_agents.errors import ModelError, NoCallSucceeds, NothingToTrainError
-from meteor_agents.evaluation.grading import Result
+from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.events import TrainingNote, UpdateFinished
 from meteor_agents.pipeline.checkpoints import needed, prune
 from meteor_agents.pipeline.gate import GATE, Gate, ask_gate, judge_candidate, speaks_unlike
@@ -100,7 +100,7 @@ async def _train(
 
 
 async def _pass_gate(
-    session: Session, wanted: Update, candidate: Checkpoint, before: Mapping[str, Result]
+    session: Session, wanted: Update, candidate: Checkpoint, before: Mapping[str, GradedReply]
 ) -> Gate:
     """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
     if unlike := await asyncio.to_thread(speaks_unlike, wanted.job.start.path, candidate.path):

@@ -1,28 +1,35 @@
-"""The page's charts as Plotly figures (`data` and `layout`); the page adds fonts and colours, by light or dark."""
+"""The page's charts as Plotly figures (`data` and `layout`); the page's script adds fonts and the colours of its theme."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from meteor_agents.evaluation.grading import ACCURACY, OVERALL, Estimate
+from meteor_agents.analysis.held_out import HeldOutFindings
+from meteor_agents.evaluation.results import ACCURACY, OVERALL, Statistic
 from meteor_agents.method.replies import CRITERIA
-from meteor_agents.report.contents import LENGTHS, Contents, HeldOut
+from meteor_agents.report.contents import Contents
+
+LENGTHS = 2000
+"""Points of a length chart, at most; of more, evenly spaced ones are shown."""
 
 
 class Chart(NamedTuple):
-    """One figure. The tables of the page say the same in words and numbers."""
+    """One figure. The tables of the page hold the same numbers."""
 
     section: str
+    """The section of the page that it belongs to."""
     title: str
     says: str
-    """One sentence: what is shown, for everyone and for screen readers."""
+    """One sentence on what is shown; screen readers get it in place of the figure."""
     data: list[dict[str, Any]]
+    """Plotly's traces. A number as colour is an index into the theme's colours."""
     layout: dict[str, Any]
+    """Plotly's layout, without fonts and colours."""
 
 
 def charts(contents: Contents) -> list[Chart]:
-    """Those that this run has data for."""
+    """The charts that this run has data for."""
     made: list[Chart | None] = []
     for held in contents.heldout:
         made += [_criteria(contents, held), _pairwise(contents, held)]
@@ -35,21 +42,21 @@ def charts(contents: Contents) -> list[Chart]:
         _over_time(contents, "dollars"),
     ]
     for held in contents.heldout:
-        made += [_lengths(contents, held), _flips(held)]
+        made += [_lengths(contents, held), _flips(contents, held)]
     return [chart for chart in made if chart is not None]
 
 
-def _bars(name: str, x: Sequence[str], estimates: Sequence[Estimate], colour: int) -> dict[str, Any]:
+def _bars(name: str, x: Sequence[str], statistics: Sequence[Statistic], colour: int) -> dict[str, Any]:
     return {
         "type": "bar",
         "name": name,
         "x": list(x),
-        "y": [estimate.value for estimate in estimates],
+        "y": [found.value for found in statistics],
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": [estimate.high - estimate.value for estimate in estimates],
-            "arrayminus": [estimate.value - estimate.low for estimate in estimates],
+            "array": [found.high - found.value for found in statistics],
+            "arrayminus": [found.value - found.low for found in statistics],
             "thickness": 1.5,
             "width": 4,
         },
@@ -57,19 +64,19 @@ def _bars(name: str, x: Sequence[str], estimates: Sequence[Estimate], colour: in
     }
 
 
-def _criteria(contents: Contents, held: HeldOut) -> Chart | None:
+def _criteria(contents: Contents, held: HeldOutFindings) -> Chart | None:
     names = [*CRITERIA, OVERALL]
     scored = {label: metrics.criteria for label, metrics in held.metrics.items() if metrics.criteria}
     if not scored:
         return None
     data = [
-        _bars(contents.titles[label], [n for n in names if n in found], [found[n] for n in names if n in found], i)
+        _bars(contents.title(label), [n for n in names if n in found], [found[n] for n in names if n in found], i)
         for i, (label, found) in enumerate(scored.items())
     ]
     return Chart(
         "results",
         f"Scores by criterion: {held.name}",
-        "Mean score from 1 to 10 by criterion, one bar a student, with 95 % intervals.",
+        "Mean score from 1 to 10 by criterion, one bar for each student, with 95 % intervals.",
         data,
         {"barmode": "group", "yaxis": {"range": [0, 10.4], "title": {"text": "score"}}},
     )
@@ -80,8 +87,8 @@ def _accuracy(contents: Contents) -> Chart | None:
     for i, held in enumerate(contents.heldout):
         found = {label: metrics.accuracy for label, metrics in held.metrics.items() if metrics.accuracy}
         if found:
-            titles = [contents.titles[label] for label in found]
-            data.append(_bars(held.name, titles, [estimate for estimate in found.values() if estimate], i))
+            titles = [contents.title(label) for label in found]
+            data.append(_bars(held.name, titles, [accuracy for accuracy in found.values() if accuracy], i))
     if not data:
         return None
     return Chart(
@@ -93,18 +100,18 @@ def _accuracy(contents: Contents) -> Chart | None:
     )
 
 
-def _pairwise(contents: Contents, held: HeldOut) -> Chart | None:
-    shares = held.shares.get("base") or next(iter(held.shares.values()), None)
-    if not shares or not shares["with_"]:
+def _pairwise(contents: Contents, held: HeldOutFindings) -> Chart | None:
+    other = "base" if "base" in held.pairwise else next(iter(held.pairwise), None)
+    if other is None or not held.pairwise[other].with_:
         return None
-    other = next(label for label, found in held.shares.items() if found is shares)
-    names = list(shares["with_"])[::-1]
-    with_ = [shares["with_"][name]["value"] for name in names]
-    sides = (("with METEOR", with_, 0), (contents.titles.get(other, other), [1 - share for share in with_], 1))
+    shares = held.pairwise[other].with_
+    names = list(shares)[::-1]
+    with_ = [shares[name].value for name in names]
+    sides = (("with METEOR", with_, 0), (contents.title(other), [1 - share for share in with_], 1))
     return Chart(
         "results",
-        f"Pairwise: with METEOR against {contents.titles.get(other, other)}: {held.name}",
-        "Share of questions on which each side is preferred in both orders, ties half to each.",
+        f"Pairwise: with METEOR against {contents.title(other)}: {held.name}",
+        "Share of questions on which each side is preferred in both orders; a tie gives half to each.",
         [
             {"type": "bar", "orientation": "h", "name": name, "y": names, "x": values, "marker": {"color": colour},
              "text": [f"{value:.0%}" for value in values], "textposition": "inside"}
@@ -124,8 +131,8 @@ def _tries(contents: Contents) -> Chart | None:
     counts = [*tries.values(), refine["exhausted"], refine["failed"]]
     return Chart(
         "stages",
-        "Stage 2: when an answer was accepted",
-        "Questions by the try at which the judge accepted the answer; never is after the last try.",
+        "Stage 2: tries until an answer was accepted",
+        "Questions by the try whose answer the judge accepted; never: none was accepted.",
         [{"type": "bar", "name": "questions", "x": names, "y": counts, "text": [str(n) for n in counts],
           "marker": {"color": [0] * len(tries) + [3, 2]}}],
         {"showlegend": False, "yaxis": {"title": {"text": "questions"}}},
@@ -158,8 +165,8 @@ def _losses(contents: Contents) -> Chart | None:
     return Chart(
         "stages",
         "Loss by update",
-        "Last training loss of each update; a cross is an update that the gate did not promote. "
-        "Losses of different stages are of different kinds.",
+        "Final training loss of each update; a cross marks an update that the gate did not promote. "
+        "Losses of different stages cannot be compared.",
         data,
         {"yaxis": {"title": {"text": "loss"}, "rangemode": "tozero"}},
     )
@@ -172,13 +179,13 @@ def _by_role(contents: Contents) -> Chart | None:
     return Chart(
         "cost",
         "Tokens by role",
-        "Tokens that each role has read and written.",
+        "Input and output tokens of each role.",
         [
             {"type": "bar", "name": name, "x": list(tokens), "y": [used[key] for used in tokens.values()],
              "marker": {"color": i}}
-            for i, (key, name) in enumerate((("input", "read"), ("output", "written")))
+            for i, (key, name) in enumerate((("input", "input"), ("output", "output")))
         ],
-        {"barmode": "stack", "yaxis": {"title": {"text": "tokens"}}},
+        {"barmode": "stack", "yaxis": {"title": {"text": "tokens"}, "exponentformat": "SI"}},
     )  # fmt: skip
 
 
@@ -187,25 +194,38 @@ def _over_time(contents: Contents, what: str) -> Chart | None:
     curves = {role: curve for role, curve in contents.over_time.items() if curve[-1][column]}
     if not curves:
         return None
+    unit, seconds = _time_unit(max(curve[-1][0] for curve in curves.values()))
     data = [
-        {"type": "scatter", "mode": "lines", "name": role, "x": [p[0] for p in curve], "y": [p[column] for p in curve],
-         "line": {"shape": "hv", "color": i, "width": 2}}
+        {"type": "scatter", "mode": "lines", "name": role, "x": [point[0] / seconds for point in curve],
+         "y": [point[column] for point in curve], "line": {"shape": "hv", "color": i, "width": 2}}
         for i, (role, curve) in enumerate(curves.items())
     ]  # fmt: skip
     return Chart(
         "cost",
         f"{'Tokens' if column == 1 else 'US dollars'} over time",
-        f"Total {what} by role, in hours since the run's first call; a flat stretch is training or a pause.",
+        f"Total {what} by role since the run's first call; while it is flat, the run trains or pauses.",
         data,
-        {"xaxis": {"title": {"text": "hours"}, "rangemode": "tozero"}, "yaxis": {"rangemode": "tozero"}},
+        {
+            "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
+            "yaxis": {"rangemode": "tozero"} | ({"exponentformat": "SI"} if column == 1 else {"tickprefix": "$"}),
+        },
     )
 
 
-def _lengths(contents: Contents, held: HeldOut) -> Chart | None:
+def _time_unit(span_s: float) -> tuple[str, int]:
+    """The unit that suits an axis of this length, and its seconds."""
+    for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if span_s >= 2 * seconds:
+            return unit, seconds
+    return "seconds", 1
+
+
+def _lengths(contents: Contents, held: HeldOutFindings) -> Chart | None:
     measure = OVERALL if any(metrics.criteria for metrics in held.metrics.values()) else ACCURACY
-    step = max(1, sum(map(len, held.results.values())) // LENGTHS)
+    replies = contents.replies[held.name]
+    step = max(1, sum(map(len, replies.values())) // LENGTHS)
     data = []
-    for i, (label, results) in enumerate(held.results.items()):
+    for i, (label, results) in enumerate(replies.items()):
         points = [(len(r.attempt.text), v, id_) for id_, r in results.items() if (v := r.value(measure)) is not None]
         shown = points[::step]
         spread = 0.0 if measure == OVERALL else 0.03
@@ -213,7 +233,7 @@ def _lengths(contents: Contents, held: HeldOut) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": contents.titles[label],
+                "name": contents.title(label),
                 "x": [length for length, _, _ in shown],
                 "y": [value + spread * ((n * 7 + i * 3) % 11 - 5) / 5 for n, (_, value, _) in enumerate(shown)],
                 "text": [id_ for _, _, id_ in shown],
@@ -228,14 +248,14 @@ def _lengths(contents: Contents, held: HeldOut) -> Chart | None:
     return Chart(
         "trust",
         f"Length against {'score' if measure == OVERALL else 'correctness'}: {held.name}",
-        "Each point is one reply: its length in characters, and how it was judged. A trend is a reason to doubt the judge.",
+        "Each point is one reply: its length and how it was graded. A trend is a reason to doubt the judge.",
         data,
         {"xaxis": {"title": {"text": "characters"}, "rangemode": "tozero"}, "yaxis": axis},
     )
 
 
-def _flips(held: HeldOut) -> Chart | None:
-    found = {label: shares for label, shares in held.shares.items() if shares.get("flips")}
+def _flips(contents: Contents, held: HeldOutFindings) -> Chart | None:
+    found = {label: shares.flips for label, shares in held.pairwise.items() if shares.flips}
     if not found:
         return None
     return Chart(
@@ -243,9 +263,9 @@ def _flips(held: HeldOut) -> Chart | None:
         f"Verdicts that flip with the order: {held.name}",
         "Share of pairwise verdicts that changed when the two replies changed places; each such pair counts as a tie.",
         [
-            {"type": "bar", "name": f"against {label}", "x": list(shares["flips"]), "y": list(shares["flips"].values()),
+            {"type": "bar", "name": f"against {contents.title(label)}", "x": list(flips), "y": list(flips.values()),
              "marker": {"color": i}}
-            for i, (label, shares) in enumerate(found.items())
+            for i, (label, flips) in enumerate(found.items())
         ],
         {"barmode": "group", "yaxis": {"range": [0, 1], "tickformat": ".0%"}},
     )  # fmt: skip

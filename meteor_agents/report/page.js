@@ -41,7 +41,7 @@ function drawChart(place, chart) {
   const style = getComputedStyle(document.documentElement);
   const variable = (name) => style.getPropertyValue(name).trim();
   const colour = (n) => (typeof n === "number" ? variable("--c" + (n % 6)) : n);
-  const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zerolinecolor: variable("--line"), automargin: true };
+  const axis = { exponentformat: "none", separatethousands: true, gridcolor: variable("--line"), linecolor: variable("--line"), zerolinecolor: variable("--line"), automargin: true };
   const data = chart.data.map((trace) => {
     const drawn = structuredClone(trace);
     for (const part of ["marker", "line"]) {
@@ -71,6 +71,7 @@ function drawChart(place, chart) {
 /* traces */
 
 const ROW = 62;
+const SHARED = 0.3; /* Changes are marked if at least this part of the shorter text stayed. */
 const state = { all: [], found: [], chosen: -1, texts: [] };
 
 async function browse() {
@@ -87,8 +88,9 @@ async function browse() {
   byId("list").addEventListener("keydown", move);
   byId("list").addEventListener("click", (event) => {
     const row = event.target.closest(".row");
-    if (row) choose(Number(row.dataset.at));
+    if (row) choose(Number(row.dataset.at), true);
   });
+  addEventListener("hashchange", openLinked);
   addEventListener("resize", fill);
   addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) {
@@ -97,6 +99,30 @@ async function browse() {
     }
   });
   filter();
+  openLinked();
+}
+
+/* Links to one trace: #trace-ID, or #trace-STAGE/ID where several stages worked on the question; both parts URL-encoded. */
+
+const linkTo = (trace) => "#trace-" + encodeURIComponent(trace.stage) + "/" + encodeURIComponent(trace.id);
+
+function openLinked() {
+  if (!location.hash.startsWith("#trace-")) return;
+  let parts;
+  try { parts = location.hash.slice("#trace-".length).split("/").map(decodeURIComponent); } catch { return; }
+  const id = parts.at(-1), stage = parts.length > 1 ? parts[0] : null;
+  const fits = (n) => state.all[n].id === id && (stage === null || state.all[n].stage === stage);
+  if (state.all.findIndex((_, n) => fits(n)) < 0) {
+    byId("trace").replaceChildren(element("p", "warn", `No trace of question ${id} is on this page.`));
+    byId("trace").scrollIntoView();
+    return;
+  }
+  if (state.found.findIndex(fits) < 0) {
+    for (const name of ["search", "stage", "outcome", "tries"]) byId(name).value = "";
+    filter();
+  }
+  choose(state.found.findIndex(fits), true);
+  byId("trace").scrollIntoView();
 }
 
 function offer(id, values) {
@@ -163,13 +189,14 @@ const tag = (word) => element("span", "tag " + word.replace(/[^a-z]/g, ""), word
 function move(event) {
   const page = Math.floor(byId("list").clientHeight / ROW);
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
-  if (event.key === "Enter") byId("trace").focus();
+  if (event.key === "Enter") { byId("trace").scrollIntoView({ block: "nearest" }); byId("trace").focus({ preventScroll: true }); }
   if (!(event.key in steps) || !state.found.length) return;
   event.preventDefault();
   choose(Math.max(0, Math.min(state.found.length - 1, state.chosen + steps[event.key])));
 }
 
-function choose(at) {
+/* `goThere`: where the trace stands below the list, scroll to it. */
+function choose(at, goThere = false) {
   state.chosen = at;
   const list = byId("list");
   const top = at * ROW;
@@ -177,6 +204,8 @@ function choose(at) {
   if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
   fill();
   show();
+  history.replaceState(null, "", linkTo(state.all[state.found[at]]));
+  if (goThere && matchMedia("(max-width: 860px)").matches) byId("trace").scrollIntoView();
 }
 
 /* one trace */
@@ -184,7 +213,7 @@ function choose(at) {
 function show() {
   if (state.chosen < 0) return;
   const trace = state.all[state.found[state.chosen]];
-  const head = element("div", "meta", tag(trace.outcome), element("span", "", trace.stage), element("code", "", trace.id));
+  const head = element("div", "meta", tag(trace.outcome), element("span", "", trace.stage), element("code", "", trace.id), links(trace));
   const parts = [element("h3", "", "Trace"), head, element("div", "asked-in-full", trace.question)];
   if (trace.reference) parts.push(message("reference", null, trace.reference));
   if (trace.error) parts.push(element("p", "warn", trace.error));
@@ -198,6 +227,14 @@ function show() {
     parts.push(element("div", "turn", title ? element("h4", "", title) : null, beside));
   });
   byId("trace").replaceChildren(...parts);
+}
+
+function links(trace) {
+  const here = element("a", "", "link to this trace"), back = element("a", "back", "back to the list");
+  here.href = linkTo(trace);
+  back.href = "#list";
+  back.addEventListener("click", (event) => { event.preventDefault(); byId("list").scrollIntoView(); byId("list").focus({ preventScroll: true }); });
+  return element("span", "links", back, here);
 }
 
 /* An attempt begins a turn; its verdict and guide stand beside it. */
@@ -214,18 +251,19 @@ function shown(said, before) {
   if (said.kind === "verdict") return message("verdict", said, said.explanation || "", tag(said.status));
   if (said.kind === "guide") return message("guide", said, said.guide || "(none)");
   const cut = said.truncated ? tag("cut off") : null;
-  if (before === null || !byId("marks").checked) return message(said.kind, said, said.text || "", cut);
-  const box = message(said.kind, said, "", cut);
-  box.querySelector(".said").replaceChildren(...changes(before, said.text || ""));
+  const marked = before !== null && byId("marks").checked ? changes(before, said.text || "") : null;
+  const box = message(said.kind, said, marked ? "" : said.text || "", cut);
+  if (marked) box.querySelector(".said").replaceChildren(...marked);
   return box;
 }
 
 function message(kind, said, text, more) {
   const speaker = said ? said.weights || said.model || "" : "";
-  return element("div", "message", element("h5", "", element("b", "", kind), speaker, more), element("p", "said", text));
+  return element("div", "message " + kind.replace(/[^a-z]/g, ""), element("h5", "", element("b", "", kind), speaker, more), element("p", "said", text));
 }
 
-/* The words of `after`, those that `before` lacks inserted, those of `before` that went deleted. */
+/* The words of `after`, new ones marked inserted and lost ones of `before` deleted; null where the two share too little for
+   marks to help. */
 function changes(before, after) {
   const a = before.split(/(\s+)/), b = after.split(/(\s+)/);
   let start = 0, end = 0;
@@ -236,6 +274,8 @@ function changes(before, after) {
   if (x.length * y.length > 4e6) parts.push(["del", x.join("")], ["ins", y.join("")]);
   else parts.push(...common(x, y));
   parts.push(["", b.slice(b.length - end).join("")]);
+  const kept = parts.filter(([kind]) => !kind).reduce((sum, [, text]) => sum + text.trim().length, 0);
+  if (kept < SHARED * Math.min(before.length, after.length)) return null;
   return joined(parts).map(([kind, text]) => (kind ? element(kind, "", text) : document.createTextNode(text)));
 }
 

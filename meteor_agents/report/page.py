@@ -1,7 +1,7 @@
-"""The page itself: tables written here, charts and traces drawn by the page from data that it carries compressed.
+"""The page itself: its tables are written here; its script draws charts and traces from data that it carries compressed.
 
-Whatever a model said travels as gzip in base64, which holds no markup, and is put into the page as text only. A policy
-in the page's head keeps it from loading anything, and from running a script that is not its own.
+Whatever a model said travels as gzip in base64, which holds no markup, and the script only makes text nodes of it. The
+content security policy in the page's head forbids loading anything and running any script but the page's own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import importlib.util
 import io
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +21,17 @@ from typing import Any, NamedTuple
 import jinja2
 
 from meteor_agents.errors import UsageError
+from meteor_agents.evaluation.results import Metrics
+from meteor_agents.report.about import About
 from meteor_agents.report.charts import charts
-from meteor_agents.report.contents import Contents, count_traces, held_out_traces, read_contents, read_traces
+from meteor_agents.report.contents import Contents, read_contents
+from meteor_agents.report.trace_rows import HeldOutQuestions, count_traces, held_out_traces, read_traces
 from meteor_agents.store.records import Records
+from meteor_agents.version import VERSION
 
 HERE = Path(__file__).resolve().parent
 TRACES = 20_000
-"""Traces on one page, at most: what a browser still searches at once."""
+"""Traces on one page, at most: as many as a browser searches without a noticeable wait."""
 
 
 def write_report(
@@ -35,19 +40,22 @@ def write_report(
     *,
     name: str,
     library: str | None,
-    about: dict[str, str] | None = None,
+    about: About | None = None,
+    questions: HeldOutQuestions | None = None,
     at_most: int = TRACES,
 ) -> int:
     """Write the page of the run `name` to `out`, whole or not at all. Returns its size in bytes.
 
-    `library` is what draws the charts (`chart_library`); without it the page says that they are missing. `about` are
-    facts for its head, such as domain and models. Raises `StoreError` when the store cannot be read and
-    `UsageError` when the page cannot be written.
+    `library` is the script that draws the charts (`chart_library`); without it the page says that they are missing.
+    `about` is what the run's settings tell (`read_about`), `questions` are the run's held-out questions. At most
+    `at_most` traces are on the page; it says how many are not. Raises `StoreError` if the store cannot be read or is
+    damaged, and `UsageError` if the page cannot be written.
     """
     contents = read_contents(records)
-    traces = _packed_rows(chain(read_traces(records, at_most=at_most), held_out_traces(records, contents)))
+    held_out = held_out_traces(records, contents, questions or {})
+    traces = _packed_rows(chain(read_traces(records, at_most=at_most), held_out))
     left_out = max(0, count_traces(records) - at_most)
-    page = _page(contents, traces, left_out, name, about or {}, library).encode(errors="replace")
+    page = _page(contents, traces, left_out, name, about or About(), library).encode(errors="replace")
     part = out.with_name(f".{out.name}.part")
     try:
         part.write_bytes(page)
@@ -58,7 +66,7 @@ def write_report(
 
 
 def chart_library() -> str | None:
-    """The text of Plotly's script, which its Python package carries; None where that is not installed."""
+    """The text of Plotly's script, which is part of its Python package; None if that is not installed."""
     found = importlib.util.find_spec("plotly")
     if found is None or found.origin is None:
         return None
@@ -70,7 +78,7 @@ def _page(
     traces: Packed,
     left_out: int,
     name: str,
-    about: dict[str, str],
+    about: About,
     library: str | None,
 ) -> str:
     drawn = [chart._asdict() for chart in charts(contents)] if library else []
@@ -81,12 +89,17 @@ def _page(
     environment.filters["share"] = lambda value: f"{value:.1%}"
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["clock"] = _clock
+    environment.filters["usd"] = _usd
+    environment.filters["moment"] = _moment
     return environment.get_template("page.html.jinja").render(
         name=name,
         about=about,
+        facts=_facts(about, contents),
+        version=VERSION,
+        now=datetime.now(UTC).timestamp(),
         contents=contents,
         status=contents.status,
-        headline=_headline(contents),
+        headlines=_headlines(contents),
         sections={section: [chart for chart in drawn if chart["section"] == section] for section in SECTIONS},
         traces=traces.rows,
         left_out=left_out,
@@ -109,10 +122,12 @@ def _own(name: str) -> str:
 
 
 class Packed(NamedTuple):
-    """A list of values as the page carries it, and how many they are."""
+    """A list of values as the page carries it."""
 
     text: str
+    """JSON, as gzip in base64."""
     rows: int
+    """Values in the list."""
 
 
 def _packed(text: str) -> str:
@@ -120,7 +135,7 @@ def _packed(text: str) -> str:
 
 
 def _packed_rows(rows: Iterable[dict[str, Any]]) -> Packed:
-    """One after the other, so that memory holds them packed only."""
+    """Packs one row after the other, so that memory never holds all of them unpacked."""
     count, packed = 0, io.BytesIO()
     with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as out:
         for row in rows:
@@ -130,22 +145,47 @@ def _packed_rows(rows: Iterable[dict[str, Any]]) -> Packed:
     return Packed(base64.b64encode(packed.getvalue()).decode(), count)
 
 
-def _headline(contents: Contents) -> list[tuple[str, str, str, str]]:
-    """By held-out set: its name, the first figure, the last, and what is measured."""
+def _facts(about: About, contents: Contents) -> Mapping[str, str]:
+    """What the head of the page lists."""
+    worked = sum(stage["seconds"] for stage in contents.status["stages"].values())
+    times = {
+        "started": _moment(contents.began) if contents.began else "",
+        "last activity": _moment(contents.ended) if contents.ended else "",
+        "time worked": _clock(worked) if worked else "",
+    }
+    return {**about.facts, **{what: value for what, value in times.items() if value}}
+
+
+class Headline(NamedTuple):
+    """The main figure on one held-out set, of the first and the last of the run's own students."""
+
+    heldout: str
+    first: str
+    last: str
+    measure: str
+
+
+def _headlines(contents: Contents) -> list[Headline]:
     found = []
     for held in contents.heldout:
-        own = [metrics for label, metrics in held.metrics.items() if label in contents.titles]
-        figures = [figure for metrics in own if (figure := _figure(metrics.model_dump()))]
-        if figures:
-            found.append((held.name, figures[0], figures[-1], "accuracy" if "%" in figures[-1] else "score of 10"))
+        own = [metrics for label in held.own if (metrics := held.metrics[label]).main]
+        if own:
+            measure = "accuracy" if own[-1].accuracy else "overall score of 10"
+            found.append(Headline(held.name, _main_figure(own[0]), _main_figure(own[-1]), measure))
     return found
 
 
-def _figure(metrics: dict[str, Any]) -> str | None:
-    if metrics["accuracy"]:
-        return f"{metrics['accuracy']['value']:.1%}"
-    overall = metrics["criteria"].get("overall")
-    return f"{overall['value']:.2f}" if overall else None
+def _main_figure(metrics: Metrics) -> str:
+    return (metrics.main.formatted(share=metrics.accuracy is not None) if metrics.main else "").partition(" ")[0]
+
+
+def _usd(value: float) -> str:
+    """Cents, or as many digits as show a smaller amount."""
+    return f"${value:,.2f}" if value >= 0.1 or not value else f"${value:.2g}"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _clock(seconds: float) -> str:

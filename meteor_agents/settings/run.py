@@ -84,6 +84,7 @@ class Settings(Section):
     """A stage in which a larger share of the questions failed ends the command with exit code 1. What it has is stored."""
 
     _base: Path = PrivateAttr(default_factory=Path)
+    """See `base`."""
 
     @property
     def base(self) -> Path:

@@ -14,18 +14,20 @@ from meteor_agents.errors import StoreError
 BUSY_S = 60.0
 """How long SQLite waits for a lock that another program holds before it reports that the file is locked."""
 
+SYNCHRONOUS = "FULL"
+"""A transaction is on the disk when its commit returns, so a power cut takes back no row that was acted on.
+docs/design/engine-costs.md has what this costs."""
+
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode. A new file can be read by its owner only. Raises `sqlite3.Error` and `OSError`.
 
-    `synchronous=FULL`: a transaction is on the disk when its commit returns, so a power cut takes back no row that was
-    acted on (docs/design/engine-costs.md has what it costs).
     """
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_S)
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
     return connection
 
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from meteor_agents.errors import StoreError
 from meteor_agents.messages import Question
 from meteor_agents.method.templates import SUFFIX, VARIABLES, Templates
 from meteor_agents.settings.run import Settings
@@ -57,13 +58,16 @@ class Inputs:
                 shutil.copy2(path, copy)
 
     def heldout(self) -> dict[str, dict[str, Question]]:
-        """Set -> id -> question."""
+        """Set -> id -> question. Raises `StoreError` if the file is damaged."""
         found: dict[str, dict[str, Question]] = {}
         if self._heldout.exists():
-            for line in self._heldout.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                question = Question.model_validate(row["question"])
-                found.setdefault(row["set"], {})[question.id] = question
+            try:
+                for line in filter(None, self._heldout.read_text(encoding="utf-8").split("\n")):
+                    row = json.loads(line)
+                    question = Question.model_validate(row["question"])
+                    found.setdefault(row["set"], {})[question.id] = question
+            except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+                raise StoreError(f"{self._heldout} is damaged ({error}): restore it from a copy, or remove it") from error
         return found
 
     def own_options(self, options: Mapping[str, object]) -> dict[str, object]:

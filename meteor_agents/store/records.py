@@ -8,7 +8,7 @@ from pathlib import Path
 from meteor_agents.errors import StoreError
 from meteor_agents.store.call_records import CallRecords
 from meteor_agents.store.database import open_read_only, unreadable
-from meteor_agents.store.schema import SCHEMA, check_version, version_of
+from meteor_agents.store.schema import SCHEMA, show_as_current
 from meteor_agents.store.trace_records import TraceRecords
 
 
@@ -38,17 +38,14 @@ def open_for_reading(path: Path, *, whole: bool = False) -> Records:
     connection = None
     try:
         connection = open_read_only(path)
-        version = version_of(connection)
-    except sqlite3.Error as error:
-        if connection is not None:
-            connection.close()
-        raise unreadable(path, error) from error
-    records = Records(connection, path)
-    try:
-        check_version(version, path)
+        show_as_current(connection, path)
+        records = Records(connection, path)
         if whole:
             records.check_damage()
-    except StoreError:
-        records.close()
-        raise
-    return records
+        return records
+    except (sqlite3.Error, StoreError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, StoreError):
+            raise
+        raise unreadable(path, error) from error

@@ -10,9 +10,10 @@ import sqlite3
 from pathlib import Path
 
 from meteor_agents.errors import StoreError
+from meteor_agents.store.evaluations import EVALUATIONS_OF_VERSION_2
 
-SCHEMA_VERSION = 2
-"""Kept by SQLite as `user_version`. A store of another version is refused."""
+SCHEMA_VERSION = 3
+"""Kept by SQLite as `user_version`. A store of version 2 is brought up to date; one of another version is refused."""
 
 _COUNT_CALL = """BEGIN
     INSERT INTO totals VALUES (NEW.role, NEW.stage, 1, coalesce(NEW.input_tokens, 0), coalesce(NEW.output_tokens, 0),
@@ -70,21 +71,47 @@ CREATE TABLE scores (
     checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, question_id TEXT NOT NULL,
     result TEXT NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe, question_id)) WITHOUT ROWID;
 CREATE TABLE evaluations (
-    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, label TEXT NOT NULL, metrics TEXT NOT NULL,
-    position INTEGER NOT NULL, PRIMARY KEY (checkpoint, heldout, recipe)) WITHOUT ROWID;
+    checkpoint TEXT NOT NULL, heldout TEXT NOT NULL, recipe TEXT NOT NULL, kind TEXT NOT NULL, against TEXT NOT NULL,
+    label TEXT NOT NULL, metrics TEXT NOT NULL, position INTEGER NOT NULL,
+    PRIMARY KEY (checkpoint, heldout, recipe, kind, against)) WITHOUT ROWID;
 CREATE TABLE counters (
     role TEXT NOT NULL, name TEXT NOT NULL, value INTEGER NOT NULL, PRIMARY KEY (role, name)) WITHOUT ROWID;
 """
 
 
 def create_tables(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in an empty file; leave a store of this version as it is.
+    """Create the tables in an empty file; bring a store of version 2 up to date, all or nothing.
 
     Raises `StoreError` for a store of another version, and `sqlite3.Error` where the file cannot be used.
     """
     version = version_of(connection)
     if version == 0 and is_empty(connection):
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    elif version == 2:
+        connection.executescript(_FROM_VERSION_2)
+    else:
+        check_version(version, path)
+
+
+_FROM_VERSION_2 = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE evaluations RENAME TO old_evaluations;
+{SCHEMA[SCHEMA.index("CREATE TABLE evaluations") : SCHEMA.index("CREATE TABLE counters")]}
+INSERT INTO evaluations {EVALUATIONS_OF_VERSION_2.format(table="old_evaluations")};
+DROP TABLE old_evaluations;
+PRAGMA user_version = 3;
+COMMIT;
+"""
+
+
+def show_as_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Let a connection that only reads see a store of version 2 as one of this version.
+
+    Raises `StoreError` for a store of another version.
+    """
+    version = version_of(connection)
+    if version == 2:
+        connection.execute(f"CREATE TEMP VIEW evaluations AS {EVALUATIONS_OF_VERSION_2.format(table='evaluations')}")
     else:
         check_version(version, path)
 

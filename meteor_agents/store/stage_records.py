@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from meteor_agents.store.database import Reader
+from meteor_agents.store.evaluations import EvaluationRecord, evaluation_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +36,6 @@ class StageRecord(NamedTuple):
     questions: int
     checkpoint: str
     seconds: float
-
-
-class Evaluation(NamedTuple):
-    """The figures of one checkpoint on one held-out set."""
-
-    checkpoint: str
-    heldout: str
-    recipe: str
-    label: str
-    metrics: dict[str, Any]
 
 
 class StageRecords(Reader):
@@ -95,32 +86,16 @@ class StageRecords(Reader):
         sql = "SELECT question_id, result FROM scores WHERE checkpoint = ? AND heldout = ? AND recipe = ?"
         return dict(self.read(sql, checkpoint, heldout, recipe))
 
-    def newest_scores(self, checkpoint: str, heldout: str) -> dict[str, str]:
-        """The same, of the newest evaluation of this checkpoint on this held-out set; empty if there is none."""
-        sql = "SELECT recipe FROM evaluations WHERE checkpoint = ? AND heldout = ? ORDER BY position DESC LIMIT 1"
-        recipes = self.read(sql, checkpoint, heldout)
-        return self.scores(checkpoint, heldout, recipes[0][0]) if recipes else {}
-
     def all_scores(self, checkpoint: str) -> Iterator[tuple[str, str, str]]:
         """(held-out set, question id, result as JSON) of every evaluation of this checkpoint."""
         sql = "SELECT heldout, question_id, result FROM scores WHERE checkpoint = ?"
         return ((heldout, id_, result) for heldout, id_, result in self.each(sql, checkpoint))
 
-    def evaluations(self, checkpoint: str) -> dict[str, Any]:
-        """Held-out set -> the figures of this checkpoint's newest evaluation."""
-        rows = self.read("SELECT heldout, metrics FROM evaluations WHERE checkpoint = ? ORDER BY position", checkpoint)
-        return {heldout: self._json(metrics, f"the evaluation of {checkpoint}") for heldout, metrics in rows}
-
-    def newest_evaluations(self) -> list[Evaluation]:
-        """The newest evaluation of each checkpoint on each held-out set, in the order in which they were first made."""
-        rows = self.read("SELECT checkpoint, heldout, recipe, label, metrics FROM evaluations ORDER BY position")
-        newest = {
-            (checkpoint, heldout): Evaluation(
-                checkpoint, heldout, recipe, label, self._json(metrics, f"the evaluation of {checkpoint}")
-            )
-            for checkpoint, heldout, recipe, label, metrics in rows
-        }
-        return list(newest.values())
+    def evaluations(self) -> list[EvaluationRecord]:
+        """All evaluations, oldest first."""
+        columns = "checkpoint, heldout, recipe, kind, against, label, metrics"
+        rows = self.read(f"SELECT {columns} FROM evaluations ORDER BY position")
+        return [evaluation_record(*row) for row in rows]
 
     def lineage(self) -> dict[str, str]:
         """Where a checkpoint comes from (base, finetune, refine, self-train) -> its version."""

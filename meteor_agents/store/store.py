@@ -21,6 +21,7 @@ from meteor_agents.messages import AnyMessage, Question
 from meteor_agents.models import Completion
 from meteor_agents.safe_text import clean
 from meteor_agents.store.database import open_for_writing, unusable
+from meteor_agents.store.evaluations import EvaluationRecord
 from meteor_agents.store.records import Records
 from meteor_agents.store.schema import create_tables
 from meteor_agents.store.stage_records import Round
@@ -154,14 +155,12 @@ class Store(Records):
             "INSERT OR REPLACE INTO scores VALUES (?,?,?,?,?)", checkpoint, heldout, recipe, question_id, result
         )
 
-    async def add_evaluation(
-        self, checkpoint: str, heldout: str, recipe: str, label: str, metrics: dict[str, Any]
-    ) -> None:
-        """Store the figures of an evaluation; it becomes the newest of this checkpoint and held-out set."""
+    async def add_evaluation(self, evaluation: EvaluationRecord) -> None:
+        """Keep an evaluation as the newest; an earlier one with the same identity is replaced."""
         await self._write(
-            "INSERT OR REPLACE INTO evaluations VALUES (?,?,?,?,?,"
+            "INSERT OR REPLACE INTO evaluations VALUES (?,?,?,?,?,?,?,"
             "(SELECT coalesce(max(position),0)+1 FROM evaluations))",
-            checkpoint, heldout, recipe, label, json.dumps(metrics),
+            *evaluation[:-1], json.dumps(evaluation.metrics),
         )  # fmt: skip
 
     async def set_meta(self, key: str, value: Any) -> None:

@@ -8,6 +8,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zlib
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,17 @@ from typing import Any
 import pytest
 
 from meteor_agents import prompts
-from meteor_agents.analysis.replay import Held, Replay, ReplaySession
+from meteor_agents.analysis.replay import FIGURES, Held, Replay, ReplaySession
 from meteor_agents.analysis.replayed_speaker import ReplayedSpeaker
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.evaluation.grading import Panel
-from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
+from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
+from meteor_agents.models import ChatMessage, Completion, SamplingParams
 from meteor_agents.pipeline.cast import Cast, RoleModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.store.records import open_for_reading
@@ -160,6 +166,14 @@ def test_held_out_results_and_a_verifiers_files_are_part_of_the_run_directory(tm
 JUDGE = {"backend": "scripted", "model": "judge"}
 
 
+class Unsteady(ScriptedModel):
+    """Replies after times that differ, so that results come in an order of their own."""
+
+    async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        await asyncio.sleep(zlib.crc32(messages[-1].content.encode()) % 7 / 500)
+        return await super().complete(messages, sampling)
+
+
 @pytest.mark.parametrize("judged_by", ["verifier", "model"])
 def test_words_of_every_weights_version_are_found_without_training(tmp_path: Path, judged_by: str) -> None:
     more: dict[str, Any] = {"student": {"backend": "scripted", "model": "student", "limits": {"concurrency": 4}}}
@@ -175,6 +189,20 @@ def test_words_of_every_weights_version_are_found_without_training(tmp_path: Pat
     stages = {one.stage for one in held}
     assert {"distill", "refine", "self-train", "evaluate refine: held out"} <= stages
     assert ("evaluate pairwise: held out against base" in stages) == (judged_by == "model")
+
+
+def test_figures_are_as_recorded_though_judges_answered_in_another_order(tmp_path: Path) -> None:
+    def scores(messages: Any, sampling: Any) -> str:
+        number = zlib.crc32(messages[-1].content.encode()) % 9 + 1
+        return json.dumps({"justification": "so", **dict.fromkeys(CRITERIA, number)})
+
+    student = {"backend": "scripted", "model": "student", "limits": {"concurrency": 8}}
+    run = Run(tmp_path / "run", Learner(), None, student=student, judge=JUDGE)
+    run.judge_model = Unsteady(scores, name="judge")
+    run(lambda pipeline: pipeline.evaluate(["base"]))
+    held = replayed(run)
+    assert [one.difference for one in held if one.difference] == []
+    assert FIGURES in {one.question_id for one in held}
 
 
 def judged(messages: Any, sampling: Any) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.backends.base_model import costs_money
-from meteor_agents.backends.registry import backend_names, check_trainable, open_model, open_trainer
+from meteor_agents.backends.base_model import check_trainable, costs_money
+from meteor_agents.backends.registry import backend_names, open_model, open_trainer
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import ChatMessage, SamplingParams
@@ -88,8 +88,16 @@ def test_a_header_that_looks_like_a_credential_is_refused_in_plain(name: str) ->
 
 
 @pytest.mark.parametrize("name", ["X-Team", "OpenAI-Organization", "HTTP-Referer", "X-Author", "X-Monkey"])
-def test_other_headers_are_taken(name: str) -> None:
-    asyncio.run(open_model("judge", settings(**SERVER, headers={name: "planted"})).aclose())
+def test_other_headers_are_taken_and_sent(name: str) -> None:
+    role = settings(backend="openai", model="m", base_url="", headers={name: "planted"})
+    assert f"{name.lower()}: planted" in asyncio.run(_headers_that_arrive(role)).lower()
+
+
+@pytest.mark.parametrize("headers", [{"X Team": "a"}, {"X-Team:": "a"}, {"": "a"}, {"X-Team": "\u00e9"}, {"X-Team": "a\nb"}])
+def test_a_header_that_cannot_be_sent_is_refused(headers: dict[str, str]) -> None:
+    assert refused("judge", **SERVER, headers=headers).startswith("judge.headers: ")
+    if "X-Team" not in headers:
+        assert refused("judge", **SERVER, headers_env=headers).startswith("judge.headers_env: ")
 
 
 def test_a_header_that_was_blanked_when_settings_were_saved_is_not_sent() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import strategies as st
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.concurrency import STEPS, AdaptiveLimit
 from meteor_agents.calls.health import Breaker, BreakerRule
+from meteor_agents.calls.open_files import fit_concurrency
 from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.server import Server
 from meteor_agents.calls.throttled import Throttled
-from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, TransientModelError
+from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, TransientModelError, UnreachableError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
 from meteor_agents.settings.limits import Limits
 
@@ -293,3 +296,66 @@ def test_a_caller_that_is_cancelled_in_line_leaves_no_place_taken() -> None:
         return server.in_flight
 
     assert asyncio.run(run()) == 0
+
+
+def test_a_role_that_always_fails_is_given_up_by_itself_beside_one_that_does_not() -> None:
+    """A teacher's model that does not exist, at the address of a student that answers."""
+
+    async def run() -> tuple[int, int]:
+        server = Server("http://s", 64)
+        asked = 0
+
+        def missing(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+            nonlocal asked
+            asked += 1
+            raise RefusedCallError("404 no such model")
+
+        student = Throttled(ScriptedModel(["x"], cycle=True), Limits(), server)
+        teacher = Throttled(ScriptedModel(missing, name="gone"), Limits(), server)
+        for _ in range(30):
+            await ask(student)
+            with pytest.raises(RefusedCallError):
+                await ask(teacher)
+        with pytest.raises(ServerDown, match=r"gone at http://s is given up: 30 of its last 30 calls failed.*404"):
+            await ask(teacher)
+        await ask(student)
+        return asked, server.in_flight
+
+    assert asyncio.run(run()) == (30, 0)
+
+
+@pytest.mark.parametrize("pause", [float("nan"), float("inf"), -float("inf"), -5, 29_896_121_817 * 60])
+def test_a_pause_that_cannot_be_meant_is_not_asked_for(pause: float) -> None:
+    server = Server("http://s", 8)
+    server.failed(0, TransientModelError("429", retry_after_s=pause, overload=True))
+    server.succeeded(pause)
+    assert "paused" not in server.why()
+    assert "given up" not in server.why()
+
+
+def test_running_out_of_open_files_is_not_held_against_the_server() -> None:
+    async def run() -> Server:
+        server = Server("http://s", 64, rule=BreakerRule(least=5, for_s=0))
+
+        def reply(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+            raise UnreachableError(f"no connection to host [{os.strerror(errno.EMFILE)}]")
+
+        role = Throttled(ScriptedModel(reply), Limits(), server)
+        for _ in range(40):
+            with pytest.raises(TransientModelError, match=r"may open no more than .* files \(ulimit -n\)"):
+                await ask(role)
+        return server
+
+    server = asyncio.run(run())
+    assert 1 <= server.allowed < 64, "fewer calls at once are made"
+    assert "this process may not open more files" in server.why()
+
+
+def test_concurrency_is_bounded_by_the_files_that_may_be_open() -> None:
+    servers = [Server("a", 1000), Server("b", 500), Server("here", 64, adaptive=False)]
+    assert fit_concurrency(servers, 2000) is None
+    said = fit_concurrency(servers, 256)
+    assert said is not None
+    assert "at most 156 calls are made at once" in said
+    assert [server.ceiling for server in servers] == [104, 52, 64]
+    assert all(server.allowed == server.ceiling for server in servers)

@@ -219,7 +219,7 @@ def test_retries_are_counted_in_the_status(project: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     status = json.loads(meteor("status", "runs/sums", "--json", cwd=project).stdout)
-    assert status["calls"]["student"] == {"made": 0, "reused": 0, "retried": 2, "failed": 2}
+    assert status["calls"]["student"] == {"made": 0, "reused": 0, "retried": 2, "failed": 2, "refused": 0, "filtered": 0}
 
 
 @pytest.mark.parametrize(

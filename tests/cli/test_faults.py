@@ -40,10 +40,10 @@ FAILED = {
     "[student: half-json always]": "sent no chat completion",
     "[student: hang always]": "no reply",
     "[judge: 500 always]": "answered 500 Internal Server Error: it broke",
-    "[judge: no-verdict always]": "holds no a JSON object",
-    "[judge: not-correct always]": "holds no a JSON object",
+    "[judge: no-verdict always]": "holds no JSON object",
+    "[judge: not-correct always]": "holds no JSON object",
     "[judge: both always]": "they differ",
-    "[student: inject always] [judge: echo always]": "holds no a JSON object",
+    "[student: inject always] [judge: echo always]": "holds no JSON object",
 }
 """Each ends as a failed trace that says this."""
 

@@ -14,7 +14,7 @@ from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.errors import UsageError
 from meteor_agents.models import ChatMessage
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.training import Conversation, Example
+from meteor_agents.training import ChatExample, Example
 from tests.cli.test_cli import SETTINGS, TOY, meteor
 from tests.pipeline.test_pipeline import FolderTrainer, Learner, Run
 from tests.support.tiny_model import make_tiny
@@ -50,7 +50,7 @@ def test_messages_with_one_reply_are_an_example_and_with_several_a_chat(tmp_path
     )
     assert isinstance(one, Example)
     assert [message.role for message in one.prompt] == ["system", "user"]
-    assert isinstance(two, Conversation)
+    assert isinstance(two, ChatExample)
     assert (one.id, two.id) == ("line 1", "line 2")
 
 
@@ -65,7 +65,7 @@ def test_replies_inside_a_prompt_are_not_learned(tmp_path: Path) -> None:
     ("row", "sentence"),
     [
         ("{not json", "line 2: not JSON"),
-        ([1], "line 2: must be a JSON object, is list"),
+        ([1], "line 2: must be a JSON object, is a list"),
         ({"text": "x"}, "line 2: needs messages, or prompt and completion; found text"),
         ({"prompt": "x"}, "line 2: needs messages, or prompt and completion; found prompt"),
         ({"prompt": "x", "completion": " "}, "line 2: the reply to learn is empty"),
@@ -83,6 +83,55 @@ def test_bad_row_is_refused_with_its_line(tmp_path: Path, row: object, sentence:
     path = written(tmp_path, {"prompt": "fine", "completion": "fine"}, row)
     with pytest.raises(UsageError, match=f"^{path}, {sentence}"):
         read_own_rows(path)
+
+
+def test_keys_of_a_message_that_hold_null_are_ignored(tmp_path: Path) -> None:
+    more = {"tool_calls": None, "name": None}
+    (example,) = read_own_rows(written(tmp_path, {"messages": [{**user("x"), **more}, {**said("y"), **more}]}))
+    assert isinstance(example, Example)
+    assert (example.prompt[0].content, example.target) == ("x", "y")
+    for wrong, sentence in (
+        ({**said("y"), "tool_calls": [1]}, r"messages\.1\.tool_calls: Extra inputs are not permitted"),
+        ({"role": "assistant", "content": None}, r"messages\.1\.content: Input should be a valid string"),
+        ({"content": "y"}, r"messages\.1\.role: Field required"),
+    ):
+        with pytest.raises(UsageError, match=f"line 1: {sentence}"):
+            read_own_rows(written(tmp_path, {"messages": [user("x"), wrong]}))
+
+
+def test_own_rows_of_parquet_may_have_columns_that_are_not_read(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="reading Parquet needs pyarrow")
+    import pyarrow.parquet as files
+
+    columns = {"prompt": ["x"], "completion": ["y \0"], "image": [b"\x89PNG"], "score": [float("nan")]}
+    files.write_table(pyarrow.table(columns), tmp_path / "own.parquet")
+    (example,) = read_own_rows(tmp_path / "own.parquet")
+    assert isinstance(example, Example)
+    assert (example.prompt[0].content, example.target) == ("x", "y \ufffd")
+    files.write_table(pyarrow.table({"prompt": ["x"], "completion": [b"\xff"]}), tmp_path / "own.parquet")
+    with pytest.raises(UsageError, match="row 1, column 'completion': holds bytes"):
+        read_own_rows(tmp_path / "own.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('{"prompt": "x", "completion": ' + "9" * 5000 + "}", "line 1: an integer of 5000 digits is too long"),
+        ('{"messages": ' + "[" * 2000, "line 1: lists and objects are nested more than 100 levels deep"),
+    ],
+    ids=["digits", "depth"],
+)
+def test_own_rows_that_cannot_be_read_are_refused_by_line(tmp_path: Path, line: str, sentence: str) -> None:
+    (tmp_path / "own.jsonl").write_text(line)
+    with pytest.raises(UsageError, match=sentence):
+        read_own_rows(tmp_path / "own.jsonl")
+
+
+def test_half_an_emoji_in_an_own_row_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"id": 3, "prompt": "x", "completion": "y \\ud83d"}')
+    (example,) = read_own_rows(tmp_path / "own.jsonl")
+    assert isinstance(example, Example)
+    assert (example.id, example.target) == ("3", "y \ufffd")
 
 
 def test_file_without_rows_or_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:

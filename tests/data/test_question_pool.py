@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import gc
-import os
-import tempfile
-from pathlib import Path
+import doctest
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meteor_agents.data import number_columns, question_pool
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import QuestionsError
 from meteor_agents.messages import Question
@@ -21,6 +20,13 @@ questions = st.builds(
     title=st.none() | st.text(st.characters(codec="utf-8")),
     metadata=st.dictionaries(st.text(st.characters(codec="utf-8")), st.integers() | st.booleans() | texts),
 )
+
+
+def test_examples_in_the_docstrings_are_true() -> None:
+    assert doctest.testmod(question_pool).attempted == 2
+    assert doctest.testmod(question_pool).failed == 0
+    assert doctest.testmod(number_columns).attempted == 3
+    assert doctest.testmod(number_columns).failed == 0
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -42,31 +48,14 @@ def test_what_is_settled_is_left_out_unless_it_reads_otherwise_now() -> None:
     assert list(pool[1:].without(settled)) == [three]
 
 
-def test_the_file_is_open_as_long_as_a_part_of_the_pool_is_there() -> None:
-    pool = QuestionPool.of(Question(id=str(i), question="?") for i in range(3))
-    file = pool._texts._file
-    part = pool[1:]
-    del pool
-    gc.collect()
-    assert part[0].id == "1"
-    assert is_open(file)
-    del part
-    gc.collect()
-    assert not is_open(file)
-
-
-def is_open(file: int) -> bool:
-    try:
-        os.fstat(file)
-    except OSError:
-        return False
-    return True
-
-
-def test_no_room_for_the_file_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(QuestionsError, match=r"cannot be copied to .*nowhere: No such file or directory; make room"):
-        QuestionPool.of([Question(id="a", question="?")])
+def test_a_hundred_thousand_questions_take_little_more_than_their_text() -> None:
+    tracemalloc.start()
+    pool = QuestionPool.of(Question(id=f"train-{i:06}", question=f"How many books? {i}") for i in range(20_000))
+    per_question = tracemalloc.get_traced_memory()[0] / len(pool)
+    tracemalloc.stop()
+    text = len(pool[0].model_dump_json())
+    assert per_question < text + 150
+    assert len(pool[5:].where(lambda id_: id_.endswith("7"))) == 2000
 
 
 def test_what_json_cannot_hold_is_refused_with_the_question() -> None:

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 import meteor_agents.configs.quickstart as quickstart
-from meteor_agents.configs.quickstart.make_questions import (
+from benchmarks.questions.families import Family
+from benchmarks.questions.quickstart import (
     HELD_OUT_PHRASINGS,
     MORE_PHRASINGS,
-    Family,
     make_files,
     training_families,
     training_phrasings,
-    unseen_families,
 )
+from benchmarks.questions.unseen_families import unseen_families
 from meteor_agents.messages import Question, Status
 from meteor_agents.verifiers import Verifier, open_verifier
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import meteor_agents.configs.units as units
+from benchmarks.questions.units import SEEN, UNSEEN, make_files
 from meteor_agents.assembly.config_file import read_config
-from meteor_agents.configs.units.make_questions import SEEN, UNSEEN, make_files
-from meteor_agents.data.questions import overlap
+from meteor_agents.data.near_duplicates import repeated_questions
 from meteor_agents.messages import Question, Status
 from meteor_agents.verifiers import open_verifier
 
@@ -45,7 +45,7 @@ def test_no_question_is_asked_twice_nor_held_out_and_trained_on() -> None:
     for part in PARTS:
         assert len({question.question for question in questions(part)}) == len(questions(part))
     for part in PARTS[1:]:
-        assert overlap(questions("train"), questions(part)) == []
+        assert repeated_questions(questions("train"), questions(part)) == []
 
 
 def test_unseen_families_are_not_trained_on() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from meteor_agents.evaluation.statistics import (
     kappa,
+    minimum_detectable_difference,
     paired_difference,
-    share_at_equal_length,
     sign_flip_test,
-    smallest_difference,
     spearman,
+    win_share_at_equal_length,
 )
 
 
@@ -54,16 +54,16 @@ def test_paired_difference_turns_round_with_its_sides(pairs: list[tuple[float, f
     assert there.value <= there.high + 1e-9
 
 
-def test_smallest_difference_is_what_a_test_of_that_size_finds_four_times_in_five() -> None:
+def test_minimum_detectable_difference_is_what_a_test_of_that_size_finds_four_times_in_five() -> None:
     draw = random.Random(0)
-    smallest = smallest_difference([draw.gauss(0, 100) for _ in range(80)])
+    smallest = minimum_detectable_difference([draw.gauss(0, 100) for _ in range(80)])
     found = sum(sign_flip_test([round(draw.gauss(smallest, 100)) for _ in range(80)]) < 0.05 for _ in range(200))
     assert 0.7 < found / 200 < 0.9
 
 
-def test_smallest_difference_is_not_zero_because_none_was_seen() -> None:
-    assert smallest_difference([0.0] * 50) > 0.05
-    assert math.isinf(smallest_difference([0.3]))
+def test_minimum_detectable_difference_is_not_zero_because_none_was_seen() -> None:
+    assert minimum_detectable_difference([0.0] * 50) > 0.05
+    assert math.isinf(minimum_detectable_difference([0.3]))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=5, max_size=40))
@@ -93,7 +93,7 @@ def test_a_win_that_only_length_explains_is_gone_at_equal_length() -> None:
     ]
     by_length = [float(length > 0) for length in lengths]
     assert sum(by_length) / len(by_length) > 0.7
-    controlled = share_at_equal_length(by_length, lengths)
+    controlled = win_share_at_equal_length(by_length, lengths)
     assert controlled is not None
     assert controlled.value < 0.6
     assert controlled.low < 0.5
@@ -101,7 +101,7 @@ def test_a_win_that_only_length_explains_is_gone_at_equal_length() -> None:
 
 def test_a_win_that_length_does_not_explain_stays() -> None:
     lengths = [float((-1) ** n * (n % 17) * 10) for n in range(80)]
-    controlled = share_at_equal_length([1.0] * 60 + [0.0] * 20, sorted(lengths, key=abs))
+    controlled = win_share_at_equal_length([1.0] * 60 + [0.0] * 20, sorted(lengths, key=abs))
     assert controlled is not None
     assert controlled.value == pytest.approx(0.75, abs=0.05)
-    assert share_at_equal_length([1.0] * 7, [0.0] * 7) is None
+    assert win_share_at_equal_length([1.0] * 7, [0.0] * 7) is None

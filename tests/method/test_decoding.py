@@ -20,13 +20,15 @@ from meteor_agents.cli.commands.check import check_config
 from meteor_agents.cli.commands.run import RunRequest, run_stage
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.messages import Attempt, Dropped, Question, Status
-from meteor_agents.method.agents import Judge, ModelJudge, Student, VerifierJudge, Voice
-from meteor_agents.method.decoding import Reply, decoded, view
+from meteor_agents.method.agents import Student
+from meteor_agents.method.decoding import Choice, decoded, view
+from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
 from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.strategies import check_strategies, described, open_strategy
 from meteor_agents.method.templates import Templates
-from meteor_agents.method.text_similarity import likeness, medoid
+from meteor_agents.method.text_similarity import medoid, similarity
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.loading import load_settings
@@ -76,7 +78,7 @@ def numeric() -> VerifierJudge:
     return VerifierJudge(open_verifier("numeric", {}, Path()))
 
 
-def decode(setting: dict[str, Any] | str, speaker: Speaker, judge: Judge | None = None) -> Reply:
+def decode(setting: dict[str, Any] | str, speaker: Speaker, judge: Judge | None = None) -> Choice:
     setting_ = "greedy" if setting == "greedy" else Decoding.model_validate(setting)
     strategy = open_strategy(setting_, SamplingParams(temperature=0.7, seed=5), judge or numeric(), BASE)  # type: ignore[arg-type]
     return asyncio.run(strategy.decode(QUESTION, Student(voice(speaker)), stage="self-train"))
@@ -242,7 +244,9 @@ def test_a_weaker_model_is_a_folder_beside_the_settings_or_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("high", [{"sample": 1.0}, {"best_of": 8}, {"vote": 8}, {"revise": 2}])
 def test_what_needs_plain_calls_only_is_never_refused(high: dict[str, Any]) -> None:
-    check_strategies(settings(high=high), Plain())
+    given = settings(high=high)
+    check_strategies(given, Plain())
+    assert given.self_train.high == Decoding.model_validate(high)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +290,10 @@ def attempt(answer: str, reasoning: str = "", *, cut: bool = False) -> Attempt:
     return Attempt(text=text, reasoning=reasoning, answer=answer, truncated=cut, model="m", weights="w")
 
 
+def ended(ending: FinishReason) -> Attempt:
+    return Attempt(text="Answer: 3", reasoning="", answer="3", ending=ending, model="m", weights="w")
+
+
 LONG = "take the number and divide it by two as one does with halves, then read what the result of the division is"
 
 
@@ -294,7 +302,10 @@ LONG = "take the number and divide it by two as one does with halves, then read 
     [
         (attempt("20"), attempt("21"), numeric(), None),
         (attempt("21"), attempt("21", cut=True), numeric(), Dropped.CUT),
-        (attempt("20", cut=True), attempt("21"), numeric(), None),
+        (attempt("20", cut=True), attempt("21"), numeric(), Dropped.CUT),
+        (attempt("20"), ended(FinishReason.REFUSED), numeric(), Dropped.INCOMPLETE),
+        (ended(FinishReason.FILTERED), attempt("21"), numeric(), Dropped.INCOMPLETE),
+        (ended(FinishReason.UNKNOWN), ended(FinishReason.CUT), numeric(), Dropped.INCOMPLETE),
         (attempt("20 apples", "a b"), attempt("20.0", "c d"), numeric(), Dropped.EQUAL),
         (attempt("Blue  sky"), attempt("blue sky"), ModelJudge(voice(samples())), Dropped.EQUAL),
         (attempt(f"{LONG} here"), attempt(LONG), ModelJudge(voice(samples())), Dropped.NEARLY_EQUAL),
@@ -347,9 +358,9 @@ def test_a_number_is_seen_in_any_text_without_an_error(text: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_likeness_is_symmetric_and_one_for_equal_texts(a: str, b: str) -> None:
-    assert 0 <= likeness(a, b) == likeness(b, a) <= 1
-    assert likeness(a, a) == 1
+def test_similarity_is_symmetric_and_one_for_equal_texts(a: str, b: str) -> None:
+    assert 0 <= similarity(a, b) == similarity(b, a) <= 1
+    assert similarity(a, a) == 1
 
 
 @given(st.lists(st.text("ab ", max_size=12), min_size=1, max_size=6))

@@ -25,9 +25,11 @@ from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingErr
 from meteor_agents.evaluation.grading import Panel
 from meteor_agents.events import Event, Observer, Observers, UpdateFinished
 from meteor_agents.messages import Question
-from meteor_agents.method.agents import ModelJudge, Student, VerifierJudge, Voice
+from meteor_agents.method.agents import Student
+from meteor_agents.method.judges import ModelJudge, VerifierJudge
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
+from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import prune
@@ -415,7 +417,7 @@ def test_editing_the_number_of_tries_keeps_every_call_that_it_does_not_change(tm
     calls = learner.calls
     status = Run(tmp_path / "run", learner, None, refine={"iterations": 2})(Pipeline.refine)
     assert learner.calls == calls + 40
-    assert status["calls"]["student"] == {"made": 80, "reused": 40, "retried": 0, "failed": 0}
+    assert status["calls"]["student"] == {"made": 80, "reused": 40, "retried": 0, "failed": 0, "refused": 0, "filtered": 0}
 
 
 def test_without_a_trainer_only_conversations_are_held(tmp_path: Path) -> None:

@@ -74,10 +74,11 @@ def test_saved_settings_hold_no_secret_wherever_a_model_or_a_verifier_is_named()
     saved = dump_config(settings(**EVERYWHERE))
     assert "planted" not in saved
     again = load_settings(yaml.safe_load(saved), base=Path(), source="config.yaml")
-    models: list[ModelSettings] = [again.student, again.teacher, again.judge, *again.evaluate.models, *again.evaluate.judges]
-    assert again.evaluate.verifier is not None
+    evaluate = again.evaluate
+    assert evaluate.verifier is not None
+    models: list[ModelSettings] = [again.student, again.teacher, again.judge, *evaluate.models, *evaluate.judges]
     assert [given.options for given in models] == [KEPT] * 5
-    assert again.evaluate.verifier.options == KEPT
+    assert evaluate.verifier.options == KEPT
     assert again.questions.heldout == {"secret": Path("/base/kept.jsonl")}
     judged = settings(judge={"verifier": "mine:check", "password": "planted"})
     assert "planted" not in dump_config(judged)

@@ -21,11 +21,12 @@ from meteor_agents.abilities import LoadsWeights
 from meteor_agents.backends.base_model import costs_money
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
-from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
-from meteor_agents.backends.sglang_servers.model import FAILURES
+from meteor_agents.backends.sglang_servers.launch import LaunchedServer
+from meteor_agents.backends.sglang_servers.member import FAILURES
 from meteor_agents.backends.sglang_servers.opening import open_sglang
 from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience
+from meteor_agents.backends.sglang_servers.server_process import Served
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, SettingsError, TransientModelError
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings.loading import load_settings
@@ -172,7 +173,7 @@ def test_a_server_that_is_late_is_left_out_only_if_it_generates_nothing(generate
                 for _ in range(FAILURES):
                     with pytest.raises(TransientModelError, match="no reply"):
                         await model.complete(said("SAY:x"), GREEDY)
-                await until(lambda: not model._looks or notes)
+                await until(lambda: not model._pool.looks or notes)
 
         run(work)
     assert any("left out" in note for note in notes) is left_out
@@ -582,7 +583,8 @@ def test_a_launched_server_is_gone_after_kill_9_of_the_run(base: Path, fake_pyth
         f"""
         import asyncio
         from pathlib import Path
-        from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
+        from meteor_agents.backends.sglang_servers.launch import LaunchedServer
+        from meteor_agents.backends.sglang_servers.server_process import Served
         from meteor_agents.backends.sglang_servers.options import LaunchOptions
 
         async def main():
@@ -607,7 +609,7 @@ def test_a_launched_server_is_gone_after_kill_9_of_the_run(base: Path, fake_pyth
 
 
 def test_a_python_that_is_not_there_is_a_setting_error(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"student\.launch\.python: .*/no-such is no program"):
+    with pytest.raises(SettingsError, match=r"student\.launch\.python: .*/no-such is not a program"):
         open_model("student", ModelSettings.model_validate(launching(base, tmp_path / "no-such")))
 
 
@@ -680,3 +682,32 @@ def test_a_launch_gives_the_server_its_own_environment(
 def test_a_launched_model_costs_no_money() -> None:
     assert not costs_money(ModelSettings.model_validate({"backend": "sglang", "launch": {"python": "/x"}}))
     assert costs_money(ModelSettings.model_validate({"backend": "sglang", "base_url": "http://a"}))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--hos 0.0.0.0", "--ho=0.0.0.0", "--h 0.0.0.0", "--por 3", "--po=3", "--model-p x", "--mod x", "--weight x", "--co f"],
+)
+def test_a_shortened_flag_is_refused_as_the_whole_one_is(flags: str) -> None:
+    with pytest.raises(ValueError, match=r"is set by meteor; use "):
+        LaunchOptions.model_validate({"python": "/x", "flags": flags})
+
+
+@pytest.mark.parametrize("flags", ["--api-k s3cret", "--admin-api s3cret", "--ap=s3cret", "--admin_api_key s3cret"])
+def test_a_shortened_flag_for_a_key_is_refused_without_the_key(flags: str) -> None:
+    launch = {"python": "/x", "flags": flags}
+    judge = ModelSettings.model_validate({"backend": "sglang", "model": "m", "launch": launch})
+    with pytest.raises(SettingsError, match="would write a key into this file") as caught:
+        open_model("judge", judge)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", ["--tp 2", "--host-cache-size 3", "--ports-per-node 2", "-1 --stream-interval 4"])
+def test_flags_that_only_look_like_ours_pass(flags: str) -> None:
+    assert LaunchOptions.model_validate({"python": "/x", "flags": flags}).flags == tuple(flags.split())
+
+
+@pytest.mark.parametrize("name", ["SGLANG_HOST_IP", "HOST_IP", "SGLANG_PORT", "sglang_host"])
+def test_an_address_cannot_be_set_by_the_environment(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} would change where the server listens"):
+        LaunchOptions.model_validate({"python": "/x", "environment": {name: "0.0.0.0"}})

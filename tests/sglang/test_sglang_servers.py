@@ -18,11 +18,12 @@ import pytest
 from meteor_agents.backends.base_model import base_version
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
-from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
-from meteor_agents.backends.sglang_servers.model import SGLangStudent
+from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.opening import open_sglang
 from meteor_agents.backends.sglang_servers.options import LaunchOptions
 from meteor_agents.backends.sglang_servers.server import Patience
+from meteor_agents.backends.sglang_servers.server_process import Served
+from meteor_agents.backends.sglang_servers.student import SGLangStudent
 from meteor_agents.errors import RefusedCallError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 from meteor_agents.settings.roles import ModelSettings
@@ -184,3 +185,36 @@ def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
                 return True
         time.sleep(0.5)
     return False
+
+
+@pytest.mark.sglang
+@pytest.mark.slow
+def test_a_template_that_refuses_a_system_message_is_served_as_it_is_trained(tmp_path: Path) -> None:
+    """As Gemma's first templates refuse it: the server's prompt has as many tokens as training's."""
+    from transformers import AutoTokenizer
+
+    from meteor_agents.backends.local.chat_template import prompt_ids
+
+    python = sglang_python()
+    folder = make_tiny(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    asked = [ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Why?")]
+    launch = {"python": str(python), "flags": CPU_FLAGS}
+    settings = {"backend": "sglang", "model": str(folder), "launch": launch, "limits": {"timeout_s": 300}}
+
+    async def work() -> None:
+        model = open_sglang("student", ModelSettings.model_validate(settings), Surroundings(tmp_path))
+        try:
+            async with asyncio.timeout(GUARD_S):
+                await model.open()
+                for _ in range(2):
+                    reply = await model.complete(asked, GREEDY)
+                    assert reply.usage.input_tokens == len(prompt_ids(AutoTokenizer.from_pretrained(folder), asked))
+        finally:
+            await model.aclose()
+
+    asyncio.run(work())

@@ -119,12 +119,14 @@ def test_a_damaged_store_is_said_by_every_command_and_left_as_it_is(project: Pro
     for command in (
         project.command("refine", "--no-train"),
         [sys.executable, "-m", "meteor_agents.cli", "status", "runs/asked"],
+        [sys.executable, "-m", "meteor_agents.cli", "traces", "runs/asked"],
         [sys.executable, "-m", "meteor_agents.cli", "export", "runs/asked", "--what", "sft", "--out", "o.jsonl"],
     ):
         done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1, done.stdout + done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         assert "run.db cannot be" in done.stderr
+        assert "the file is damaged" in done.stderr
     assert project.database.read_bytes() == bytes(content)
     project.refine("--fresh")
     (aside,) = (path for path in (project.folder / "runs").iterdir() if path.name != "asked")
@@ -162,11 +164,11 @@ def test_a_store_of_version_1_is_refused_in_words(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "run.db")) as connection:
         connection.executescript("CREATE TABLE calls (key TEXT); PRAGMA user_version = 1;")
     for opened in (Store, open_for_reading):
-        with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 2; use the meteor that wrote"):
+        with pytest.raises(StoreError, match=r"store version 1, this meteor reads version 3; use the meteor that wrote"):
             opened(tmp_path / "run.db")
 
 
-def test_a_store_of_this_version_written_by_earlier_code_opens_and_serves_its_replies(tmp_path: Path) -> None:
+def test_a_store_of_version_2_written_by_earlier_code_opens_and_serves_its_replies(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "version-2.db", tmp_path / "run.db")
     with closing(Store(tmp_path / "run.db")) as store:
         assert store.spent().calls == 12
@@ -181,7 +183,7 @@ def test_a_store_of_a_newer_version_is_refused_in_words(project: Project) -> Non
     project.refine("--limit", "2")
     with closing(sqlite3.connect(project.database)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    assert "has store version 99, this meteor reads version 2; use the meteor that wrote it" in fails(project)
+    assert "has store version 99, this meteor reads version 3; use the meteor that wrote it" in fails(project)
 
 
 def test_a_run_directory_that_cannot_be_locked_is_said(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.backends.local.catalog import CATALOG, find_gguf, resolve
+from meteor_agents.backends.local.catalog import CATALOG, resolve
+from meteor_agents.backends.local.fetching import find_gguf
 from meteor_agents.errors import UsageError
 
 SOURCE = "smollm2-135m"

@@ -30,7 +30,7 @@ from meteor_agents.training import (
     TrainingReport,
     TrainingSettings,
 )
-from meteor_agents.weight_files import missing_parts
+from meteor_agents.weight_files import WRITTEN, changed_since_written, missing_parts
 from tests.support.tiny_model import make_tiny
 
 pytestmark = [
@@ -112,6 +112,9 @@ def names(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()} - {".trainer", "trainer.log"}
 
 
+WORKER = "meteor_agents.backends.training.ranks.worker"
+
+
 def processes_of(folder: Path) -> list[int]:
     """Whose command lines mention the folder: launchers and ranks of its jobs, but not this test."""
     found = []
@@ -120,32 +123,64 @@ def processes_of(folder: Path) -> list[int]:
             command = entry.read_text()
         except OSError:
             continue
-        if str(folder) in command and "training_worker" in command:
+        if str(folder) in command and WORKER in command:
             found.append(int(entry.parent.name))
     return found
 
 
+def listening_addresses(processes: list[int]) -> set[str]:
+    """The addresses, as the kernel writes them, on which these processes accept TCP connections."""
+    sockets = {str(link.readlink()) for process in processes for link in Path(f"/proc/{process}/fd").iterdir()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *others = line.split()
+            if state == "0A" and f"socket:[{others[5]}]" in sockets:
+                found.add(local.partition(":")[0])
+    return found
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1 in both tables, and ::1."""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").is_file(), reason="looks for sockets in /proc")
+def test_listening_sockets_are_found() -> None:
+    import socket
+
+    with socket.create_server(("0.0.0.0", 0)), socket.create_server(("127.0.0.1", 0)):  # for this moment
+        assert listening_addresses([os.getpid()]) >= {"00000000", "0100007F"}
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_cancelled_job_leaves_no_process_and_no_folder(base: Path, tmp_path: Path) -> None:
+def test_cancelled_job_leaves_no_process_and_no_folder_and_never_listened_to_other_machines(
+    base: Path, tmp_path: Path
+) -> None:
     from meteor_agents.backends.training.trainer import DeepSpeedTrainer
 
-    job = sft(base, examples(8), epochs=100_000)
+    job = sft(base, examples(8), epochs=100_000, processes=2)
 
     async def cancel_after_two_steps() -> None:
         under_way = asyncio.Event()
         seen: list[int] = []
+        listening: set[str] = set()
 
         def on_event(event: Event) -> None:
             if isinstance(event, TrainingProgress) and event.step == 2:
                 seen.extend([event.step, len(processes_of(tmp_path))])
+                listening.update(listening_addresses(processes_of(tmp_path)))
                 under_way.set()
 
         training = asyncio.create_task(DeepSpeedTrainer().train(job, tmp_path / "new", on_event))
         await under_way.wait()
         training.cancel()
+        began = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await training
-        assert seen == [2, 2]  # the launcher and one rank were there
+        assert time.monotonic() - began < 10  # cluster managers give 30 s in all
+        assert seen == [2, 3]  # the launcher and both ranks were there
+        assert listening
+        assert listening <= LOOPBACK
 
     asyncio.run(cancel_after_two_steps())
     assert processes_of(tmp_path) == []
@@ -283,6 +318,8 @@ def test_merged_adapters_lower_the_loss_of_the_written_checkpoint(base: Path, tr
     assert all(after[name].dtype == torch.float32 for name in before)
     assert max(int(torch.linalg.matrix_rank(after[n] - before[n], rtol=1e-3)) for n in changed) <= 8
     assert missing_parts(tmp_path / "new") == []
+    assert set(json.loads((tmp_path / "new" / WRITTEN).read_text())) == names(tmp_path / "new") - {WRITTEN}
+    assert changed_since_written(tmp_path / "new") is None
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         assert (tmp_path / "new" / name).read_bytes() == (base / name).read_bytes()
     assert json.loads((tmp_path / "new" / "config.json").read_text())["dtype"] == "float32"
@@ -292,7 +329,7 @@ def loss_of(folder: Path, example: Example) -> float:
     import torch
     import transformers
 
-    from meteor_agents.backends.training.ranks.batches import encode_row
+    from meteor_agents.backends.training.ranks.encoding import encode_row
     from meteor_agents.backends.training.ranks.losses import sft_loss
 
     encoded = encode_row(transformers.AutoTokenizer.from_pretrained(folder), example).sequences[0]

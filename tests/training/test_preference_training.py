@@ -38,7 +38,7 @@ def loaded(base: Path) -> tuple[Any, list[Any]]:
     """The model as a worker has it, and the encoded pairs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from meteor_agents.backends.training.ranks.batches import encode_rows
+    from meteor_agents.backends.training.ranks.encoding import encode_rows
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return model, encode_rows(AutoTokenizer.from_pretrained(base), PAIRS, 128).rows

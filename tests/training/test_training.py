@@ -20,16 +20,14 @@ from meteor_agents.backends.local.chat_template import (
     prompt_ids,
     prompt_text,
 )
-from meteor_agents.backends.training.config import check_training, job_config, load_config, offloads_optimizer
-from meteor_agents.backends.training.hostfile import read_hostfile
-from meteor_agents.backends.training.ranks.batches import (
-    BatchPlan,
-    EncodedRow,
-    check_supervision,
-    encode_row,
-    encode_rows,
-    learning_rate,
+from meteor_agents.backends.training.config import (
+    check_training,
+    job_config,
+    load_config,
+    offloads_optimizer,
+    read_hostfile,
 )
+from meteor_agents.backends.training.ranks.encoding import EncodedRow, check_supervision, encode_row, encode_rows
 from meteor_agents.backends.training.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import SettingsError, TrainingError
 from meteor_agents.models import ChatMessage
@@ -39,8 +37,8 @@ from meteor_agents.training import (
     LoraSettings,
     PairwiseLoss,
     PreferencePair,
-    Row,
     TrainingJob,
+    TrainingRow,
     TrainingSettings,
 )
 from tests.support.tiny_model import make_tiny, real_tokenizer
@@ -103,7 +101,7 @@ def test_pair_is_encoded_as_two_replies_to_one_prompt(tokenizer: Any) -> None:
 
 
 def test_row_over_the_limit_is_left_out_and_counted(tokenizer: Any) -> None:
-    rows: list[Row] = [example(0), example(1, "word " * 300)]
+    rows: list[TrainingRow] = [example(0), example(1, "word " * 300)]
     encoding = encode_rows(tokenizer, rows, max_length=100)
     assert [row.id for row in encoding.rows] == ["0"]
     assert encoding.too_long == 1
@@ -133,6 +131,8 @@ def test_row_without_supervision_is_refused() -> None:
     ("rows", "batch_size", "micro", "ranks"), [(70, 32, 8, 1), (10, 32, 8, 1), (8, 6, 2, 2), (3, 2, 4, 2)]
 )
 def test_every_row_is_seen_once_an_epoch_whatever_the_ranks(rows: int, batch_size: int, micro: int, ranks: int) -> None:
+    from meteor_agents.backends.training.ranks.batches import BatchPlan
+
     settings = TrainingSettings(batch_size=batch_size, micro_batch_size=micro)
     plan = BatchPlan.of(rows, settings, ranks)
     batches = list(plan.epoch(encoded([5 + i % 9 for i in range(rows)]), seed="0-0"))
@@ -146,6 +146,8 @@ def test_every_row_is_seen_once_an_epoch_whatever_the_ranks(rows: int, batch_siz
 
 
 def test_epochs_differ_and_repeat_with_the_seed() -> None:
+    from meteor_agents.backends.training.ranks.batches import BatchPlan
+
     rows = encoded([5 + i % 9 for i in range(64)])
     plan = BatchPlan.of(64, TrainingSettings(batch_size=4), ranks=1)
 
@@ -157,6 +159,8 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
 
 
 def test_batches_hold_rows_of_similar_length() -> None:
+    from meteor_agents.backends.training.ranks.batches import BatchPlan
+
     rows = encoded([10 + 7 * i % 97 for i in range(64)])
     plan = BatchPlan.of(64, TrainingSettings(batch_size=8), ranks=1)
     padded = sum(max(row.length for row in batch) * len(batch) for batch in plan.epoch(rows, "0-0"))
@@ -165,6 +169,8 @@ def test_batches_hold_rows_of_similar_length() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_learning_rate_warms_up_to_its_peak_and_never_reaches_zero(schedule: Any) -> None:
+    from meteor_agents.backends.training.ranks.batches import learning_rate
+
     settings = TrainingSettings(learning_rate=0.5, warmup_ratio=0.2, schedule=schedule)
     rates = [learning_rate(step, 20, settings) for step in range(20)]
     assert rates[:4] == pytest.approx([0.125, 0.25, 0.375, 0.5])
@@ -174,6 +180,8 @@ def test_learning_rate_warms_up_to_its_peak_and_never_reaches_zero(schedule: Any
 
 
 def test_job_of_one_step_learns_at_the_full_rate() -> None:
+    from meteor_agents.backends.training.ranks.batches import learning_rate
+
     assert learning_rate(0, 1, TrainingSettings(learning_rate=0.5)) == 0.5
 
 
@@ -228,7 +236,7 @@ lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
 
 @given(lengths, st.integers(8, 70))
 def test_packed_rows_hold_each_sequence_once_and_are_no_longer_than_they_may(lengths: list[int], most: int) -> None:
-    from meteor_agents.backends.training.ranks.collation import pack
+    from meteor_agents.backends.training.ranks.batches import pack
 
     sequences = [EncodedExample([number] * length, [number] * length) for number, length in enumerate(lengths)]
     rows = pack(sequences, most)
@@ -241,7 +249,7 @@ def test_packed_rows_hold_each_sequence_once_and_are_no_longer_than_they_may(len
 def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path, attention: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    from meteor_agents.backends.training.ranks.collation import Tensors, collate, collate_packed
+    from meteor_agents.backends.training.ranks.batches import Tensors, collate, collate_packed
     from meteor_agents.backends.training.ranks.losses import sft_loss
     from meteor_agents.backends.training.ranks.model import SupervisedLogits
 
@@ -266,20 +274,18 @@ def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path,
     assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(gradients, others, strict=True))
 
 
-def test_loss_in_chunks_is_the_loss_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    from meteor_agents.backends.training.ranks import chunked_loss
-    from meteor_agents.backends.training.ranks.losses import sft_loss
+def test_loss_in_chunks_is_the_loss_of_the_whole() -> None:
+    from meteor_agents.backends.training.ranks.losses import CHUNK, sft_loss, summed_in_chunks
 
-    def learned(logits: Any) -> tuple[float, Any]:
-        loss = chunked_loss.summed_in_chunks(partial(sft_loss, total=5.0), logits, labels)
+    def learned(logits: Any, chunk: int = CHUNK) -> tuple[float, Any]:
+        loss = summed_in_chunks(partial(sft_loss, total=5.0), logits, labels, chunk)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.item(), logits.grad
 
     labels = torch.tensor([1, 2, IGNORED, 4, 0, IGNORED, 3])
     numbers = torch.randn(7, 50, generator=torch.Generator().manual_seed(0))
     whole, gradient = learned(numbers.clone().requires_grad_())
-    monkeypatch.setattr(chunked_loss, "CHUNK", 100)
-    pieces, other = learned(numbers.clone().requires_grad_())
+    pieces, other = learned(numbers.clone().requires_grad_(), chunk=100)
     assert pieces == pytest.approx(whole, abs=1e-6)
     assert torch.allclose(gradient, other, atol=1e-6)
 
@@ -301,7 +307,7 @@ def test_tensorboard_gets_each_step(tmp_path: Path) -> None:
     reading = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="needs the package tensorboard"
     )
-    from meteor_agents.backends.training.ranks.board import Board
+    from meteor_agents.backends.training.ranks.progress import Board
 
     with Board(tmp_path / "one") as board:
         for step in (1, 2, 3):
@@ -440,7 +446,7 @@ def test_unknown_config_is_refused_with_the_known_ones() -> None:
 
 
 def test_tensors_hold_each_supervised_token_once_and_what_fills_them_up_predicts_nothing() -> None:
-    from meteor_agents.backends.training.ranks.collation import LENGTH_STEP, LOGITS_STEP, collate
+    from meteor_agents.backends.training.ranks.batches import LENGTH_STEP, LOGITS_STEP, collate
 
     rows = [
         EncodedExample([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8]),

@@ -1,4 +1,4 @@
-"""From a job's rows to batches: encoding, the length limit, the order of an epoch, and how a batch is shared out."""
+"""From encoded rows to batches: the order of an epoch, each rank's share of a batch, and the tensors of a micro-batch."""
 
 from __future__ import annotations
 
@@ -6,84 +6,29 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, pi
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from meteor_agents.backends.local.chat_template import (
-    IGNORED,
-    EncodedExample,
-    conversation_ids,
-    end_of_turn_id,
-    example_ids,
-)
-from meteor_agents.errors import NothingToTrainError, TrainingError
-from meteor_agents.training import Conversation, PreferencePair, Row, TrainingSettings
+import torch
+from torch import Tensor
+
+from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
+from meteor_agents.backends.training.ranks.encoding import EncodedRow
+from meteor_agents.training import TrainingSettings
 
 WINDOW_BATCHES = 8
-"""Rows are sorted by length inside shuffled windows of so many batches: little padding, yet a new order each epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """One example as one sequence, or one pair as two: chosen, rejected."""
-
-    id: str
-    sequences: tuple[EncodedExample, ...]
-    reference: tuple[float, ...] = ()
-    """Of a pair whose loss has a reference: each sequence's log-probability under the weights that training starts from."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(len(sequence.ids) for sequence in self.sequences)
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(sequence.ids) for sequence in self.sequences)
-
-    @property
-    def supervised(self) -> int:
-        return sum(label != IGNORED for sequence in self.sequences for label in sequence.labels)
-
-
-class Encoding(NamedTuple):
-    rows: list[EncodedRow]
-    too_long: int
-
-
-def encode_rows(tokenizer: Any, rows: Sequence[Row], max_length: int) -> Encoding:
-    """Every row that fits into `max_length` tokens. Raises `NothingToTrainError` if none does."""
-    encoded = [encode_row(tokenizer, row) for row in rows]
-    fitting = [row for row in encoded if row.length <= max_length]
-    if not fitting:
-        why = f"all {len(encoded)} are longer than max_length {max_length} tokens" if encoded else "the job has none"
-        raise NothingToTrainError(f"no rows to train on: {why}")
-    end_of_turn = end_of_turn_id(tokenizer)
-    for row in fitting:
-        check_supervision(row, end_of_turn)
-    return Encoding(fitting, len(encoded) - len(fitting))
-
-
-def encode_row(tokenizer: Any, row: Row) -> EncodedRow:
-    if isinstance(row, Conversation):
-        return EncodedRow(row.id, (conversation_ids(tokenizer, row.messages),))
-    targets = (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row.target,)
-    return EncodedRow(row.id, tuple(example_ids(tokenizer, row.prompt, target) for target in targets))
-
-
-def check_supervision(row: EncodedRow, end_of_turn: int) -> None:
-    """A row teaches a reply and where it ends, or it is refused."""
-    for sequence in row.sequences:
-        if all(label == IGNORED for label in sequence.labels):
-            raise TrainingError(f"row {row.id}: no token is supervised, so there is nothing to learn from it")
-        if sequence.labels[-1] != end_of_turn:
-            raise TrainingError(f"row {row.id}: the end-of-turn token is not supervised, so the model would not stop")
+"""Rows are sorted by length within shuffled windows of so many batches: little padding, and a new order each epoch."""
+LENGTH_STEP = 16
+"""Lengths of rows are rounded up to a multiple of this: each new matrix size costs a compilation and fragments memory."""
+LOGITS_STEP = 64
+"""The same for the number of positions whose logits are computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How every batch is cut: `accumulation` forward passes on each of `ranks`, of at most `micro_batch_size` rows."""
+    """How every batch is split: each of `ranks` makes `accumulation` forward passes of at most `micro_batch_size` rows."""
 
     batch_size: int
+    """Rows of an optimizer step, over all ranks."""
     micro_batch_size: int
     accumulation: int
     ranks: int
@@ -91,6 +36,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, rows: int, settings: TrainingSettings, ranks: int) -> BatchPlan:
+        """The plan for so many rows, as even as it goes; a batch is never larger than the rows there are."""
         batch = min(settings.batch_size, rows)
         accumulation = ceil(batch / (settings.micro_batch_size * ranks))
         return cls(
@@ -102,7 +48,7 @@ class BatchPlan:
         )
 
     def epoch(self, rows: Sequence[EncodedRow], seed: str) -> Iterator[list[EncodedRow]]:
-        """Each row once, in batches of rows of similar length; the remainder is a smaller batch of its own."""
+        """Every row once, in shuffled batches of rows of similar length; a remainder makes a smaller batch."""
         shuffled = random.Random(seed)
         order = list(rows)
         shuffled.shuffle(order)
@@ -120,17 +66,117 @@ class BatchPlan:
             yield rows[start : start + self.batch_size]
 
     def share(self, batch: Sequence[EncodedRow], rank: int) -> list[list[EncodedRow]]:
-        """The micro-batches of one rank, `accumulation` of them; some are empty where the batch is small."""
+        """The `accumulation` micro-batches of one rank, counted from 0. Some are empty when the batch is small."""
         cells = self.accumulation * self.ranks
         cuts = [len(batch) * cell // cells for cell in range(cells + 1)]
         return [list(batch[cuts[cell] : cuts[cell + 1]]) for cell in range(cells) if cell % self.ranks == rank]
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
-    """Of optimizer step `step`, counted from 0: a warm-up, then the schedule; every step learns, first and last too."""
+    """The learning rate of step `step` of `steps`, counted from 0: a linear warm-up, then the schedule.
+
+    It is above 0 at every step, the first and the last included.
+    """
     warmup = ceil(settings.warmup_ratio * steps)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     factor = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + cos(pi * done))}[settings.schedule]
     return settings.learning_rate * factor
+
+
+class Tensors(NamedTuple):
+    """One micro-batch on the device."""
+
+    ids: Tensor
+    """[rows, length] token ids; padding is 0."""
+    attention_mask: Tensor | None
+    """[rows, length], 1 on tokens and 0 on padding. None when rows are packed: `positions` then say where sequences end."""
+    positions: Tensor | None
+    """[rows, length], counted from 0 within each sequence. None: counted from the start of each row."""
+    wanted: Tensor
+    """[n] indices into rows x length: the positions whose next token is supervised, then fillers up to a multiple of
+    `LOGITS_STEP`."""
+    labels: Tensor
+    """[n] the tokens to predict there; IGNORED for fillers."""
+
+
+def collate(sequences: list[EncodedExample], device: torch.device) -> Tensors:
+    """One sequence a row, padded on the right. Padding is neither attended to nor predicted."""
+    length = _round_up(max(len(sequence.ids) for sequence in sequences), LENGTH_STEP)
+    mask = [[1] * len(sequence.ids) + [0] * (length - len(sequence.ids)) for sequence in sequences]
+    return _tensors([[sequence] for sequence in sequences], length, torch.tensor(mask), None, device)
+
+
+def collate_packed(sequences: list[EncodedExample], most: int, device: torch.device) -> Tensors:
+    """Several sequences a row, in rows of at most `most` tokens or as long as the longest sequence.
+
+    Sequences do not attend to one another: positions begin at 0 with each sequence and with the padding at the end, and
+    transformers reads from that which tokens belong together.
+    """
+    rows = pack(sequences, most)
+    length = _round_up(max(sum(len(sequence.ids) for sequence in row) for row in rows), LENGTH_STEP)
+    positions = []
+    for row in rows:
+        within = [at for sequence in row for at in range(len(sequence.ids))]
+        positions.append(within + list(range(length - len(within))))
+    return _tensors(rows, length, None, torch.tensor(positions), device)
+
+
+def pack(sequences: list[EncodedExample], most: int) -> list[list[EncodedExample]]:
+    """Distribute sequences over as few rows as possible, of nearly the same length.
+
+    The longest sequence goes first, each into the shortest row. A row has at most `most` tokens, or those of the longest
+    sequence.
+    """
+    by_length = sorted(sequences, key=lambda sequence: -len(sequence.ids))
+    most = max(most, len(by_length[0].ids))
+    count = -(-sum(len(sequence.ids) for sequence in sequences) // most)
+    while (rows := _in_rows(by_length, count, most)) is None:
+        count += 1
+    return rows
+
+
+def _in_rows(by_length: list[EncodedExample], count: int, most: int) -> list[list[EncodedExample]] | None:
+    """`count` rows; None when one of them would be longer than `most` tokens."""
+    rows: list[list[EncodedExample]] = [[] for _ in range(count)]
+    lengths = [0] * count
+    for sequence in by_length:
+        shortest = lengths.index(min(lengths))
+        rows[shortest].append(sequence)
+        lengths[shortest] += len(sequence.ids)
+    return rows if max(lengths) <= most else None
+
+
+def _tensors(
+    rows: list[list[EncodedExample]],
+    length: int,
+    mask: Tensor | None,
+    positions: Tensor | None,
+    device: torch.device,
+) -> Tensors:
+    ids = torch.tensor([_filled([token for sequence in row for token in sequence.ids], 0, length) for row in rows])
+    shifted = torch.tensor(
+        [
+            _filled([label for sequence in row for label in (*sequence.labels[1:], IGNORED)], IGNORED, length)
+            for row in rows
+        ]
+    ).flatten()
+    supervised = (shifted != IGNORED).nonzero().flatten()
+    spare = (shifted == IGNORED).nonzero().flatten()[: _round_up(len(supervised), LOGITS_STEP) - len(supervised)]
+    wanted = torch.cat([supervised, spare])
+    return Tensors(
+        ids=ids.to(device),
+        attention_mask=None if mask is None else mask.to(device),
+        positions=None if positions is None else positions.to(device),
+        wanted=wanted.to(device),
+        labels=shifted[wanted].to(device),
+    )
+
+
+def _filled(values: list[int], filling: int, length: int) -> list[int]:
+    return values + [filling] * (length - len(values))
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -1,31 +1,34 @@
-"""The losses of training, on log-probabilities of replies.
+"""The losses: one for supervised examples, six for preference pairs.
 
-The supervised one is a mean over tokens, the pairwise ones are values [pairs] that `pairwise_loss` adds up. Both take
-`total`, what the sum is divided by; without it, the count at hand, which makes a mean. A worker that sees a batch in
-pieces passes the whole batch's count, so that the pieces' losses add up to the batch's: how a batch is cut into
-micro-batches and ranks then changes neither the loss nor the gradient.
+The supervised loss is a mean over tokens. The pairwise functions return one value a pair, and `pairwise_loss` takes their
+mean. Both divide by `total` where it is given. A rank that sees a batch in pieces passes the count of the whole batch, so
+the losses of the pieces add up to the batch's: neither the loss nor its gradient depends on how a batch is split into
+micro-batches and ranks.
 
-In the equations w is the chosen reply and l the rejected one, |y| a reply's tokens, p the model that is trained and
-p0 the weights that training starts from, r(y) = log p(y) - log p0(y), and s the logistic function.
+In the equations w is the chosen reply and l the rejected one, |y| the number of a reply's tokens, p the model being
+trained, p0 the weights that training starts from, r(y) = log p(y) - log p0(y), and s the logistic function. Arguments
+named `chosen_...` and `rejected_...` are [pairs]: `logps` are log p(y), `ratios` r(y), `lengths` |y|. All return [pairs].
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
+from torch.utils.checkpoint import checkpoint
 
 from meteor_agents.backends.local.chat_template import IGNORED
 from meteor_agents.training import PairwiseLoss
 
 
 def sft_loss(logits: Tensor, labels: Tensor, total: float | None = None) -> Tensor:
-    """Negative log-likelihood of the supervised tokens, computed in float32.
+    """The mean negative log-likelihood of the supervised tokens, -log p(token), as a float32 scalar.
 
-    `logits` [..., vocabulary] predict `labels` [...] of the same position (shifted already); IGNORED labels leave no
-    trace in value or gradient. `total` counts supervised tokens.
+    `logits` [..., vocabulary] predict the `labels` [...] of the same position: they are shifted already. Positions whose
+    label is IGNORED change neither value nor gradient. `total` replaces the number of supervised tokens in the mean.
     """
     count = float((labels != IGNORED).sum()) if total is None else total
     flat = logits.reshape(-1, logits.shape[-1]).float()
@@ -38,29 +41,30 @@ def token_log_probs(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Replies(NamedTuple):
-    """One side of preference pairs. All are [pairs]."""
+    """One side of preference pairs, chosen or rejected. All are [pairs]."""
 
     log_probs: Tensor
-    """Sums over the reply's tokens, each times its weight (`length_weights`)."""
+    """Sums of the tokens' log-probabilities, each times its weight (`length_weights`)."""
     lengths: Tensor
-    """Sums of the weights: tokens, where all weights are 1."""
+    """Sums of the weights; the numbers of tokens when all weights are 1."""
     reference: Tensor
-    """As `log_probs`, under the weights that training starts from; not read by losses without a reference."""
+    """Like `log_probs`, under the weights that training starts from. Losses without a reference do not read it."""
     mean: Tensor
-    """Plain mean of the tokens' log-probabilities."""
+    """Means of the tokens' log-probabilities, without weights."""
 
     @property
     def ratios(self) -> Tensor:
+        """r(y) of each reply."""
         return self.log_probs - self.reference
 
 
 def pairwise_loss(
     loss: PairwiseLoss, chosen: Replies, rejected: Replies, *, divergence: float = 0.0, total: float | None = None
 ) -> Tensor:
-    """The loss that the settings name, plus `nll` times the chosen replies' own negative log-likelihood per token.
+    """The mean over pairs of the loss that the settings name, plus `nll` times -log p(w) / |w|, as a scalar.
 
-    The second term keeps what is preferred likely, where a difference alone could grow by both replies becoming
-    unlikely (arXiv 2404.19733). `divergence` is KTO's z0; `total` counts pairs.
+    The second term keeps the chosen reply likely; without it a difference can also grow by both replies becoming unlikely
+    (arXiv 2404.19733). `divergence` is KTO's z0. `total` replaces the number of pairs in the mean.
     """
     values = _values(loss, chosen, rejected, divergence)
     return (values - loss.nll * chosen.mean).sum() / (len(values) if total is None else total)
@@ -86,13 +90,13 @@ def _values(loss: PairwiseLoss, chosen: Replies, rejected: Replies, divergence: 
 def hinge(
     chosen_logps: Tensor, rejected_logps: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor, margin: float
 ) -> Tensor:
-    """METEOR's self-training loss (arXiv 2411.11933, stage 3), by tokens and with a margin.
+    """METEOR's self-training loss (arXiv 2411.11933, stage 3), per token and with a margin.
 
         max(0, margin - (log p(w) / |w| - log p(l) / |l|))
 
-    Both differ from the bare hinge on log-likelihoods: dividing by the length keeps a reply from winning by being
-    short, and `margin` is above 0 because a beam's reply is already the likelier one, so that a hinge at 0 would be flat
-    exactly where pairs come from.
+    It differs from the plain hinge on log-likelihoods in two ways. Dividing by the length keeps a reply from winning by
+    being short. The margin is above 0 because the reply of a beam search is likelier from the start, so a hinge at 0
+    would have no gradient for just these pairs.
     """
     return torch.clamp(margin - (chosen_logps / chosen_lengths - rejected_logps / rejected_lengths), min=0.0)
 
@@ -105,7 +109,7 @@ def simpo(
     beta: float,
     margin: float,
 ) -> Tensor:
-    """Simple preference optimisation (arXiv 2405.14734, eq. 6), without a reference; `margin` is its gamma.
+    """Simple preference optimisation (arXiv 2405.14734, eq. 6), which needs no reference. `margin` is the paper's gamma.
 
     -log s(beta (log p(w) / |w| - log p(l) / |l|) - margin)
     """
@@ -117,14 +121,15 @@ def dpo(chosen_ratios: Tensor, rejected_ratios: Tensor, beta: float, label_smoot
 
         -(1 - e) log s(m) - e log s(-m)
 
-    e is `label_smoothing`: the share of pairs taken to be the wrong way round (conservative DPO; 0 is the paper's loss).
+    e is `label_smoothing`, the assumed share of pairs with the wrong reply preferred (conservative DPO). At 0 it is the
+    paper's loss.
     """
     margins = beta * (chosen_ratios - rejected_ratios)
     return -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
 
 
 def rdpo(chosen_ratios: Tensor, rejected_ratios: Tensor, beta: float, label_smoothing: float) -> Tensor:
-    """Robust DPO (arXiv 2403.00409), whose expectation under a share e of flipped pairs is DPO without any.
+    """Robust DPO (arXiv 2403.00409). When a share e of the pairs is flipped, its expectation is DPO's on clean pairs.
 
     (-(1 - e) log s(m) + e log s(-m)) / (1 - 2 e)    with m as in `dpo`, e = `label_smoothing` below 1/2
     """
@@ -136,22 +141,22 @@ def rdpo(chosen_ratios: Tensor, rejected_ratios: Tensor, beta: float, label_smoo
 def ipo(
     chosen_ratios: Tensor, rejected_ratios: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor, beta: float
 ) -> Tensor:
-    """Identity preference optimisation (arXiv 2310.12036, eq. 17), by tokens; `beta` is its tau.
+    """Identity preference optimisation (arXiv 2310.12036, eq. 17), per token. `beta` is the paper's tau.
 
         (r(w) / |w| - r(l) / |l| - 1 / (2 beta))²
 
-    It stops at a margin instead of pushing on. Taken by tokens, one beta serves replies of all lengths.
+    The margin is a target, which the difference is also pulled back to. Per token, one beta suits replies of any length.
     """
     return (chosen_ratios / chosen_lengths - rejected_ratios / rejected_lengths - 1 / (2 * beta)) ** 2
 
 
 def kto(chosen_ratios: Tensor, rejected_ratios: Tensor, divergence: float, beta: float) -> Tensor:
-    """Kahneman-Tversky optimisation (arXiv 2402.01306), with both replies of a pair judged on their own.
+    """Kahneman-Tversky optimisation (arXiv 2402.01306, eq. 8), with each reply of a pair judged on its own.
 
         ((1 - s(beta (r(w) - z0))) + (1 - s(beta (z0 - r(l))))) / 2
 
-    z0 is `divergence`: how far the model has moved from the start in general, as the mean of r over prompts with replies
-    to other prompts, not below 0. It carries no gradient.
+    z0 is `divergence`: how far the model has moved from the start in general. It is the mean of r over prompts with replies
+    to other prompts, but at least 0, and has no gradient.
     """
     desirable = 1 - torch.sigmoid(beta * (chosen_ratios - divergence))
     undesirable = 1 - torch.sigmoid(beta * (divergence - rejected_ratios))
@@ -159,11 +164,33 @@ def kto(chosen_ratios: Tensor, rejected_ratios: Tensor, divergence: float, beta:
 
 
 def length_weights(length: int, other: int, alpha: float) -> Tensor:
-    """The weight of each token of a reply of `length` tokens whose counterpart has `other` (arXiv 2409.06411, LD-DPO).
+    """The weight of each token of a reply, [length] (LD-DPO, arXiv 2409.06411); the other reply has `other` tokens.
 
-    1 for as many tokens as the shorter one has, `alpha` for the rest: at 1 every token counts, at 0 what is only longer
-    counts for nothing.
+    The first min(length, other) tokens weigh 1, the rest `alpha`. At 1 every token counts; at 0 the tokens by which a reply
+    is longer do not.
     """
     weights = torch.ones(length)
     weights[min(length, other) :] = alpha
     return weights
+
+
+CHUNK = 1 << 25
+"""Logits of one piece, but at least one position: 128 MiB in float32, and about three copies of them."""
+
+
+def summed_in_chunks(
+    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, chunk: int = CHUNK
+) -> Tensor:
+    """`loss(logits, labels)`, computed for at most `chunk` logits at a time: a float32 copy of all would be big.
+
+    `logits` are [n, vocabulary] and `labels` [n]. The loss must be a sum over positions. Each piece is computed once more
+    for its gradient.
+    """
+    size = max(1, chunk // logits.shape[-1])
+    if len(labels) <= size:
+        return loss(logits, labels)
+    total = logits.new_zeros((), dtype=torch.float32)
+    for begin in range(0, len(labels), size):
+        piece = slice(begin, begin + size)
+        total = total + checkpoint(loss, logits[piece], labels[piece], use_reentrant=False)
+    return total

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from meteor_agents.backends.training.config import offloads_optimizer
-from meteor_agents.backends.training.ranks.place import Place
+from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.training import LoraSettings, TrainingJob, TrainingSettings
 
 
 class SupervisedLogits(nn.Module):
-    """A causal language model that computes logits only where they are asked for.
+    """A causal language model that computes logits only at the positions that are asked for.
 
-    A hook on the output layer picks the wanted positions out of the hidden states, so the model's own forward (scaling,
-    soft-capping, tied weights, ZeRO-3's gathering) stays as it is, and the vocabulary is not multiplied with prompts.
+    A hook on the output layer picks those positions out of the hidden states. So the model's own forward (scaling,
+    soft-capping, tied weights, ZeRO-3's gathering) stays as it is, and prompts are not multiplied with the vocabulary.
     """
 
     def __init__(self, model: Any) -> None:
@@ -32,7 +32,7 @@ class SupervisedLogits(nn.Module):
     def forward(
         self, ids: Tensor, attention_mask: Tensor | None, wanted: Tensor, positions: Tensor | None = None
     ) -> Tensor:
-        """ids, mask, positions [rows, length], wanted [n] indices into rows x length -> logits [n, vocabulary]."""
+        """Logits [n, vocabulary] at `wanted` [n], indices into rows x length. The other tensors are [rows, length]."""
         self._wanted = wanted
         logits: Tensor = self.model(
             input_ids=ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
@@ -45,16 +45,20 @@ class SupervisedLogits(nn.Module):
 
 
 SHORT = 256
-"""Tokens up to which a CPU is faster without the fused attention, whose backward pass there is slow for short rows."""
+"""Up to so many tokens a row, a CPU is faster without the fused attention, whose backward pass is slow there."""
 
 
-def load_model(job: TrainingJob, place: Place, longest: int) -> SupervisedLogits:
+def load_model(job: TrainingJob, rank: Rank, longest: int) -> SupervisedLogits:
+    """The start checkpoint in the rank's number format, ready to train, with adapters when the settings ask for them.
+
+    `longest` is the number of tokens of the job's longest row.
+    """
     model = AutoModelForCausalLM.from_pretrained(
         job.start.path,
-        dtype=place.dtype,
+        dtype=rank.dtype,
         use_safetensors=True,
         local_files_only=True,
-        attn_implementation="eager" if longest <= SHORT and not place.accelerator else None,
+        attn_implementation="eager" if longest <= SHORT and not rank.has_accelerator else None,
     )
     if job.settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -81,10 +85,11 @@ def _with_adapters(model: Any, lora: LoraSettings) -> Any:
     )
 
 
-def open_engine(model: SupervisedLogits, config: dict[str, Any], settings: TrainingSettings, place: Place) -> Any:
+def open_engine(model: SupervisedLogits, config: dict[str, Any], settings: TrainingSettings, rank: Rank) -> Any:
+    """DeepSpeed's engine around the model, with AdamW (arXiv 1711.05101). Norms and biases have no weight decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.ndim > 1]
-    vectors = [parameter for parameter in trained if parameter.ndim <= 1]  # norms and biases do not decay
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [
         {"params": parameters, "weight_decay": decay}
         for all_parameters, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
@@ -93,16 +98,16 @@ def open_engine(model: SupervisedLogits, config: dict[str, Any], settings: Train
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=trained, optimizer=_optimizer(groups, config, settings), config=config
     )
-    torch.manual_seed(settings.seed + place.rank)  # from here on only dropout draws
+    torch.manual_seed(settings.seed + rank.index)  # from here on only dropout draws
     return engine
 
 
 PORTION = 1 << 25
-"""Parameters of one group, or a little more: DeepSpeed copies a group's gradients whole to float32, one at a time."""
+"""Numbers in one group of parameters, or a few more: DeepSpeed copies the gradients of one group at a time to float32."""
 
 
 def portions(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Groups of about `PORTION` parameters."""
+    """Consecutive groups of about `PORTION` numbers each."""
     portion: list[Tensor] = []
     for parameter in parameters:
         portion.append(parameter)

@@ -1,8 +1,8 @@
-"""What Adam remembers of the gradients, carried from one update to the next: a folder beside the checkpoint.
+"""The optimizer's state, carried from one update to the next in a folder beside the checkpoint.
 
-Whole tensors by parameter name, in files of about `PORTION` parameters, so that neither the number of ranks nor the ZeRO
-stage of the next update has to be this one's, and that no more than a portion is copied at a time. A checkpoint in a half
-format also has its float32 masters here: an update is often smaller than the step of such a format.
+The files hold whole tensors by parameter name, about `PORTION` numbers of each kind a file. So the next update may have
+another number of ranks or another ZeRO stage, and no more than a portion is copied at a time. A checkpoint in a half
+format also keeps its float32 masters here, because an update is often smaller than the spacing of such a format.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from meteor_agents.backends.training.ranks.model import portions
-from meteor_agents.backends.training.ranks.place import Place
+from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.errors import TrainingError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's running means of the gradient and of its square (arXiv 1412.6980), as torch names them."""
 MASTER = "master"
+"""The name of float32 weights among the stored tensors: `master/<parameter>`."""
 
 
-def save_optimizer(engine: Any, place: Place, folder: Path, *, masters: bool) -> None:
-    """All ranks take part, rank 0 writes."""
-    if place.rank == 0:
+def save_optimizer(engine: Any, rank: Rank, folder: Path, *, masters: bool) -> None:
+    """Write the state to a new folder; with `masters`, the float32 weights too. All ranks take part, rank 0 writes."""
+    if rank.index == 0:
         folder.mkdir()
     _link_state(engine)
     steps = str(_steps(engine))
@@ -42,19 +44,22 @@ def save_optimizer(engine: Any, place: Place, folder: Path, *, masters: bool) ->
         tensors = {}
         for name, parameter in names.items():
             for moment in MOMENTS:
-                tensors[f"{moment}/{name}"] = _host(safe_get_full_optimizer_state(parameter, moment), place)
+                tensors[f"{moment}/{name}"] = _host(safe_get_full_optimizer_state(parameter, moment), rank)
             if masters:
-                tensors[f"{MASTER}/{name}"] = _host(safe_get_full_fp32_param(parameter), place)
-        if place.rank == 0:
+                tensors[f"{MASTER}/{name}"] = _host(safe_get_full_fp32_param(parameter), rank)
+        if rank.index == 0:
             save_file(tensors, folder / f"{number:04d}.safetensors", metadata={"steps": steps})
 
 
-def _host(whole: Tensor, place: Place) -> Tensor:
-    return whole.detach().contiguous().cpu() if place.rank == 0 else whole
+def _host(whole: Tensor, rank: Rank) -> Tensor:
+    return whole.detach().contiguous().cpu() if rank.index == 0 else whole
 
 
-def load_optimizer(engine: Any, place: Place, folder: Path) -> bool:
-    """Go on from there; whether masters were there too. Raises `TrainingError` for a folder that is not this model's."""
+def load_optimizer(engine: Any, rank: Rank, folder: Path) -> bool:
+    """Put a stored state into the engine before its first step. Returns whether float32 masters were stored too.
+
+    Raises `TrainingError` when the folder belongs to another model.
+    """
     trained = dict(_trained(engine))
     missing = set(trained)
     masters = False
@@ -65,7 +70,7 @@ def load_optimizer(engine: Any, place: Place, folder: Path) -> bool:
                 what, _, name = key.partition("/")
                 if name not in trained:
                     raise TrainingError(f"{file}: the model has no trained parameter {name}")
-                _set(trained[name], stored.get_tensor(key), None if what == MASTER else what, place)
+                _set(trained[name], stored.get_tensor(key), None if what == MASTER else what, rank)
                 missing.discard(name)
                 masters |= what == MASTER
             _set_steps(engine, float(stored.metadata()["steps"]))
@@ -74,12 +79,12 @@ def load_optimizer(engine: Any, place: Place, folder: Path) -> bool:
     return masters
 
 
-def _set(parameter: Any, value: Tensor, moment: str | None, place: Place) -> None:
-    if hasattr(parameter, "ds_id"):  # ZeRO-3: each rank has an equal part, the last one filled up
+def _set(parameter: Any, value: Tensor, moment: str | None, rank: Rank) -> None:
+    if hasattr(parameter, "ds_id"):  # ZeRO-3: each rank has an equal part, the last one padded
         part = parameter.ds_tensor.numel()
-        flat = torch.zeros(part * place.ranks)
+        flat = torch.zeros(part * rank.count)
         flat[: value.numel()] = value.flatten()
-        mine = flat[part * place.rank : part * (place.rank + 1)].to(place.device)
+        mine = flat[part * rank.index : part * (rank.index + 1)].to(rank.device)
         if moment is None:
             safe_set_local_fp32_param(parameter, mine)
         else:
@@ -92,7 +97,7 @@ def _set(parameter: Any, value: Tensor, moment: str | None, place: Place) -> Non
 
 
 def _make_state(engine: Any) -> None:
-    """As the first step would make it: DeepSpeed's parts of each group, flat, have no state before that."""
+    """Make the state that the first step would make, for DeepSpeed's flat part of each group."""
     zero, adam = engine.optimizer, engine.optimizer.optimizer
     in_tensors = isinstance(adam, torch.optim.AdamW)
     for flat in _flat_masters(zero):
@@ -104,7 +109,7 @@ def _make_state(engine: Any) -> None:
 
 
 def _link_state(engine: Any) -> None:
-    """ZeRO 1 and 2 also know the state by parameter, but learn it too early: when the first of the groups has made it."""
+    """Let ZeRO 1 and 2 find the state by parameter: by themselves they look once, when only the first group has any."""
     zero = engine.optimizer
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
         zero._hp_optimizer_states_linked = False

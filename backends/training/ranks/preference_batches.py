@@ -1,7 +1,7 @@
-"""What a pairwise loss needs to know of a batch: log-probabilities of replies, now and under the starting weights.
+"""What a pairwise loss needs from a batch: log-probabilities of replies, now and under the weights training starts from.
 
-The reference is the model itself before its first step: one pass over the rows without gradient, so that no second model
-is held in memory. Every rank makes the same number of passes, as ZeRO-3 demands.
+The reference is the model itself before its first step: one pass over the rows without gradient, so no second model is
+held in memory. Every rank makes the same number of passes, because ZeRO-3 would wait for ever otherwise.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.batches import EncodedRow
-from meteor_agents.backends.training.ranks.collation import collate
+from meteor_agents.backends.training.ranks.batches import collate
+from meteor_agents.backends.training.ranks.encoding import EncodedRow
 from meteor_agents.backends.training.ranks.losses import Replies, length_weights, pairwise_loss, token_log_probs
 from meteor_agents.training import PairwiseLoss
 
 CHOSEN, REJECTED, MISMATCHED = 0, 1, 2
-"""Where a row keeps its sequences; only KTO's have the third."""
+"""Indices into a row's sequences; only KTO's rows have the third."""
 
 
 class PairLoss(NamedTuple):
-    """A micro-batch's part of the batch's loss, and of its margin."""
+    """A micro-batch's part of the batch's loss and margin, both scalars."""
 
     loss: Tensor
     margin: Tensor
@@ -35,7 +35,7 @@ class PairLoss(NamedTuple):
 def pair_loss(
     engine: Any, rows: Sequence[EncodedRow], loss: PairwiseLoss, divergence: float, pairs: int, device: torch.device
 ) -> PairLoss:
-    """Of these rows, as their part of a batch of so many `pairs`."""
+    """The loss of these rows, as their part of a batch of so many `pairs`. `divergence` is KTO's z0 (`divergence_of`)."""
     sides = [row.sequences[side] for side in (CHOSEN, REJECTED) for row in rows]
     weights = [_weights(row, side, loss) for side in (CHOSEN, REJECTED) for row in rows]
     references = [row.reference[side] if row.reference else 0.0 for side in (CHOSEN, REJECTED) for row in rows]
@@ -48,9 +48,9 @@ def pair_loss(
 def with_reference(
     engine: Any, rows: Sequence[EncodedRow], loss: PairwiseLoss, micro_batch_size: int, device: torch.device
 ) -> list[EncodedRow]:
-    """The rows with what the loss compares with: their replies' log-probabilities under the engine's weights as they are.
+    """The rows with the log-probabilities of their replies under the engine's present weights.
 
-    The work is shared out between the ranks. A loss without a reference gets the rows as they were.
+    The ranks share the work. For a loss without a reference, the rows are returned as they were.
     """
     if not loss.needs_reference:
         return list(rows)
@@ -63,7 +63,7 @@ def with_reference(
     with _frozen(engine):
         for number in range(passes):
             start = (number * ranks + rank) * micro_batch_size
-            part = entries[start : start + micro_batch_size] or entries[:1]  # ranks without work do some of it again
+            part = entries[start : start + micro_batch_size] or entries[:1]  # a rank without work repeats some
             sequences = [rows[index].sequences[side] for index, side in part]
             weights = [_weights(rows[index], side, loss) for index, side in part]
             replies = _replies(engine, sequences, weights, [0.0] * len(part), device)
@@ -84,13 +84,17 @@ def divergence_of(
     loss: PairwiseLoss | None,
     device: torch.device,
 ) -> float:
-    """KTO's z0 over the whole batch, of which this rank works on `share`; 0 for every other loss."""
+    """KTO's z0 over the whole batch (arXiv 2402.01306); 0.0 for every other loss.
+
+    It is the mean of r over each prompt with a reply to another prompt, but at least 0. This rank computes `share`, its
+    micro-batches, and the ranks add up.
+    """
     if loss is None or loss.name != "kto":
         return 0.0
     total = torch.zeros((), device=device)
     with _frozen(engine):
         for rows in share:
-            asked = rows or batch[:1]  # a rank without rows makes its pass all the same
+            asked = rows or batch[:1]  # a rank without rows makes its pass too
             sequences = [row.sequences[MISMATCHED] for row in asked]
             weights = [_weights(row, MISMATCHED, loss) for row in asked]
             references = [row.reference[MISMATCHED] for row in asked]
@@ -100,7 +104,7 @@ def divergence_of(
 
 
 def _with_mismatches(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
-    """Each prompt also with a reply to the next row's, the chosen and the rejected by turns; cut to the row's length."""
+    """Add a third sequence to each row: its prompt with the next row's chosen or rejected reply, no longer than the row."""
     mismatched = []
     for index, row in enumerate(rows):
         other = rows[(index + 1) % len(rows)].sequences[index % 2]
@@ -115,7 +119,7 @@ def _with_mismatches(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
 
 
 def _weights(row: EncodedRow, side: int, loss: PairwiseLoss) -> Tensor:
-    """Of the side's supervised tokens."""
+    """The weight of each supervised token of that side, [tokens]."""
     lengths = [sum(label != IGNORED for label in sequence.labels) for sequence in row.sequences]
     other = lengths[1 - side] if side in (CHOSEN, REJECTED) else lengths[side]
     return length_weights(lengths[side], other, loss.length_desensitise)
@@ -128,7 +132,7 @@ def _replies(
     references: list[float],
     device: torch.device,
 ) -> Replies:
-    """Supervised tokens come in the order of the sequences; what is collated besides predicts nothing."""
+    """One forward pass. Collation puts supervised tokens in the order of the sequences, and fillers after them."""
     tensors = collate(sequences, device)
     log_probs = token_log_probs(engine(tensors.ids, tensors.attention_mask, tensors.wanted), tensors.labels)
     lengths = torch.tensor([len(each) for each in weights], device=device)
@@ -154,14 +158,14 @@ def _rank_and_ranks() -> tuple[int, int]:
 
 
 def _add_up(tensor: Tensor) -> None:
-    """Over the ranks, in place."""
+    """Replace the tensor by its sum over all ranks."""
     if _rank_and_ranks()[1] > 1:
         torch.distributed.all_reduce(tensor)
 
 
 @contextmanager
 def _frozen(engine: Any) -> Iterator[None]:
-    """No gradient and no dropout."""
+    """Run the body without gradient and without dropout."""
     engine.eval()
     try:
         with torch.no_grad():

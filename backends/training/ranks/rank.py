@@ -1,67 +1,97 @@
-"""One rank between jobs: it waits for an order, trains, gives its memory back, and waits again."""
+"""One rank among the others: its number, its device and number format, and how it finds the other ranks."""
 
 from __future__ import annotations
 
-import gc
-import sys
-import time
-from collections.abc import Iterator
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+import collections
+import os
+import random
+import socket
+from dataclasses import dataclass
 
+import deepspeed
 import torch
+from torch.distributed import TCPStore, default_pg_timeout
 
-from meteor_agents.backends.local.freed_memory import give_back_freed_memory
-from meteor_agents.backends.training.ranks.job import train
-from meteor_agents.backends.training.ranks.place import join_ranks
-from meteor_agents.backends.training.ranks.tokenizers_kept import Tokenizers
-from meteor_agents.backends.training.work_folder import ProgressTail, WorkFolder
-from meteor_agents.errors import MeteorError
-
-POLL_S = 0.02
-"""Between two looks at the orders, by rank 0; the others are told."""
-FOR_EVER = timedelta(days=365)
-"""Ranks that wait for an order are not stuck."""
+from meteor_agents.backends.local.hardware import pick_dtype
+from meteor_agents.backends.training.config import LOOPBACK
+from meteor_agents.training import TrainingSettings
 
 
-def take_orders(orders: Path) -> None:
-    """Every job that is ordered, until the process is ended. Returns when one could not be done.
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Which rank this process is, and what it computes with."""
 
-    Such a job says why in its folder, and ends the ranks: what it left of itself in them is not trusted.
+    index: int
+    """Counted from 0, over all machines."""
+    count: int
+    device: torch.device
+    dtype: torch.dtype
+    """The number format of the forward and backward passes. The optimizer's masters are float32."""
+
+    @classmethod
+    def of_this_process(cls, settings: TrainingSettings) -> Rank:
+        """The rank for one job. Seeds the random generators alike on all ranks, so that new adapters are the same."""
+        random.seed(settings.seed)
+        torch.manual_seed(settings.seed)
+        device = torch.device(deepspeed.accelerator.get_accelerator().device_name(_local_rank()))
+        return cls(
+            index=torch.distributed.get_rank(),
+            count=torch.distributed.get_world_size(),
+            device=device,
+            dtype=pick_dtype(settings.dtype, device),
+        )
+
+    @property
+    def has_accelerator(self) -> bool:
+        """Whether this rank computes on something other than the CPU."""
+        return self.device.type != "cpu"
+
+    @property
+    def dtype_name(self) -> str:
+        """For example `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+
+def join_ranks() -> None:
+    """Connect this process with the other ranks. Call it once in a process, before anything else of DeepSpeed.
+
+    On a single machine the ranks meet through the loopback interface only. Otherwise torch opens its store on every
+    interface of the first machine, because only the cluster knows which one the others reach it by.
     """
-    join_ranks()
-    tokenizers = Tokenizers()
-    for number, folder in enumerate(_ordered(orders)):
-        work = WorkFolder(folder)
-        try:
-            train(work, tokenizers, first=number == 0)
-        except MeteorError as failure:
-            print(f"{type(failure).__name__}: {failure}", file=sys.stderr)
-            work.write_failure(failure)
-            return
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        give_back_freed_memory()
+    accelerator = deepspeed.accelerator.get_accelerator()
+    if accelerator.device_name() == "cpu":
+        _skip_operator_builds()
+    else:
+        accelerator.set_device(_local_rank())
+    if os.environ["MASTER_ADDR"] == LOOPBACK:
+        _meet_on_loopback(accelerator.communication_backend_name())
+    deepspeed.init_distributed(verbose=False)  # takes over the process group where there is one
 
 
-def _ordered(orders: Path) -> Iterator[Path]:
-    """The jobs' folders. Rank 0 reads them; over gloo also beside GPUs, because waiting there costs nothing."""
-    alone = torch.distributed.get_world_size() == 1
-    group: Any = None if alone else torch.distributed.new_group(backend="gloo", timeout=FOR_EVER)
-    lines = _lines(orders) if torch.distributed.get_rank() == 0 else None
-    while True:
-        order = [next(lines) if lines is not None else None]
-        if not alone:
-            torch.distributed.broadcast_object_list(order, src=0, group=group)
-        assert order[0] is not None
-        yield Path(order[0])
+def _meet_on_loopback(backend: str) -> None:
+    """Open torch's process group over a store that listens on loopback; by itself torch opens it on all interfaces."""
+    port, count, first = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"]), os.environ["RANK"] == "0"
+    listening = socket.create_server((LOOPBACK, port), backlog=128).detach() if first else None
+    store = TCPStore(
+        LOOPBACK, port, count, is_master=first, timeout=default_pg_timeout, multi_tenant=True, master_listen_fd=listening
+    )
+    torch.distributed.init_process_group(
+        backend,
+        timeout=default_pg_timeout,
+        store=store,
+        rank=int(os.environ["RANK"]),
+        world_size=count,
+        device_id=torch.device("cuda", _local_rank()) if backend == "nccl" and count > 1 else None,
+    )
 
 
-def _lines(orders: Path) -> Iterator[str]:
-    tail = ProgressTail(orders)
-    while True:
-        for record in tail.new_records():
-            yield record["order"]
-        time.sleep(POLL_S)
+def _local_rank() -> int:
+    return int(os.environ["LOCAL_RANK"])
+
+
+def _skip_operator_builds() -> None:
+    """Keep DeepSpeed from building its shared-memory all-reduce before the first step on a CPU.
+
+    The build takes most of a minute once a machine, and fails where there is no compiler; gloo does the same work.
+    """
+    deepspeed.ops.__compatible_ops__ = collections.defaultdict(bool)

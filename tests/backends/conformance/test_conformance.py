@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from meteor_agents.backends.sglang_servers.launch import LaunchedServer, Served
+from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.options import LaunchOptions
+from meteor_agents.backends.sglang_servers.server_process import Served
 from meteor_agents.errors import CredentialsError, ModelError, RefusedCallError, TransientModelError
 from meteor_agents.messages import Question
 from meteor_agents.method.reference_teacher import ReferenceTeacher

@@ -1,0 +1,1 @@
+"""Scripts that make the question files of the presets `quickstart` and `units`."""

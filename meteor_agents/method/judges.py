@@ -1,0 +1,137 @@
+"""The judge: a model, the student itself, or a verifier."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, Protocol, TypeVar
+
+from meteor_agents.messages import Attempt, Question, Spoken, Status, Verdict
+from meteor_agents.method.replies import VERDICT_SCHEMA, parse_verdict
+from meteor_agents.method.voice import Voice
+from meteor_agents.models import FinishReason, Occasion
+from meteor_agents.verifiers import ComparesAnswers, Verifier
+
+READINGS = 2
+"""How often a judge is asked before its reply counts as unreadable."""
+NOT_ASKED_AGAIN = (FinishReason.CUT, FinishReason.REFUSED, FinishReason.FILTERED)
+"""A judge's reply that ended so would end so again."""
+
+Parsed = TypeVar("Parsed")
+
+
+class Judge(Protocol):
+    """Says whether an attempt is right, why, and what to do about it."""
+
+    @property
+    def free(self) -> bool:
+        """Whether a judgement costs no model call."""
+        ...
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """The verdict on an attempt. `tries` tells several attempts of one question apart, from 1 on."""
+        ...
+
+
+class JudgeReply(NamedTuple):
+    """A model judge's reply, as a parser gets it."""
+
+    text: str
+    """Empty when the reply is not complete: nothing is read from a part of one."""
+    model: str
+    quoted: tuple[str, ...]
+    """The texts that the judge was asked about. What it only repeats from them is no finding of its own."""
+    ending: FinishReason
+
+
+class ModelJudge:
+    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error."""
+
+    free = False
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """The model's verdict; of status ERROR, with the reason, when its reply cannot be read or is not complete."""
+        return await self.ask(
+            "judge_verdict",
+            question,
+            _verdict,
+            lambda verdict: verdict.status is not Status.ERROR,
+            Occasion(stage, question.id, tries),
+            VERDICT_SCHEMA,
+            attempt=attempt,
+        )
+
+    async def ask(
+        self,
+        template: str,
+        question: Question,
+        parse: Callable[[JudgeReply], Parsed],
+        readable: Callable[[Parsed], bool],
+        occasion: Occasion,
+        schema: str,
+        **variables: object,
+    ) -> Parsed:
+        """The parsed reply to one of the judge's templates, which gets `variables`.
+
+        `schema` is the JSON schema of a readable reply. Of a reply that stays unreadable, what `parse` makes of it.
+        """
+        sampling = self._voice.sampling.model_copy(update={"json_schema": schema})
+        messages = self._voice.prompt(template, question=question, **variables)
+        quoted = (*_texts(question), *(spoken.text for spoken in variables.values() if isinstance(spoken, Spoken)))
+        again = 0
+        while True:
+            reply = await self._voice.complete(messages, replace(occasion, again=again), sampling)
+            text = reply.text if reply.finish_reason.complete else ""
+            parsed = parse(JudgeReply(text, reply.model, quoted, reply.finish_reason))
+            again += 1
+            if readable(parsed) or reply.finish_reason in NOT_ASKED_AGAIN or again == READINGS:
+                return parsed
+
+
+def _verdict(reply: JudgeReply) -> Verdict:
+    if not reply.ending.complete:
+        return Verdict(status=Status.ERROR, explanation=f"the judge's reply {reply.ending.told}", model=reply.model)
+    return parse_verdict(reply.text, reply.model, reply.quoted)
+
+
+def _texts(value: object) -> list[str]:
+    """Every text of a question, its metadata included."""
+    if isinstance(value, Question):
+        return [text for part in value.model_dump().values() for text in _texts(part)]
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in _texts(part)]
+    if isinstance(value, list | tuple):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+class SelfJudge(ModelJudge):
+    """The student judging itself from what it knows: it is not shown the reference."""
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """The student's verdict on an attempt of its own, as `ModelJudge.evaluate` gives it."""
+        alone = question.model_copy(update={"reference": None, "reasoning": None})
+        return await super().evaluate(alone, attempt, stage=stage, tries=tries)
+
+
+class VerifierJudge:
+    """A judge without a model. The verifier runs in a thread, so that a slow check does not hold the event loop."""
+
+    free = True
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        """What the verifier finds of the attempt's final answer."""
+        return await asyncio.to_thread(self._verifier.verify, question, attempt.answer)
+
+    async def view(self, question: Question, answer: str) -> str | None:
+        """The answer as the verifier sees it, equal for equal answers; None where it cannot say."""
+        if not isinstance(self._verifier, ComparesAnswers):
+            return None
+        return await asyncio.to_thread(self._verifier.view, question, answer)

@@ -1,0 +1,84 @@
+"""What a user's terminal shows while a model in this process works."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_model import make_tiny, require_libraries
+
+WARNED = """
+import warnings
+from meteor_agents.backends.local.library_noise import silence_libraries
+silence_libraries()
+for module in ("torch.nn.modules.module", "transformers", "meteor_agents.cli", "torchlike"):
+    warnings.warn_explicit(f"from {module}", FutureWarning, f"{module}.py", 1, module)
+"""
+
+ASKED = """
+import asyncio, sys
+from pathlib import Path
+from meteor_agents.backends.local.model import TransformersModel
+from meteor_agents.models import ChatMessage, Contrast, SamplingParams
+
+async def main(folder):
+    model = TransformersModel(folder, device="cpu", dtype="float32")
+    asked = [ChatMessage(role="user", content="why")]
+    plain = SamplingParams(temperature=0, max_tokens=3)
+    contrast = Contrast(against="itself", folder=folder)
+    for changes in ({}, {"temperature": 1.0}, {"beams": 2}, {"contrast": contrast}):
+        assert (await model.complete(asked, plain.model_copy(update=changes))).usage.output_tokens
+    await model.load_weights(Path(folder), "v2")
+    await model.aclose()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def ran(program: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *options, "-c", program, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_warnings_of_libraries_are_hidden_and_all_others_shown() -> None:
+    require_libraries()
+    shown = ran(WARNED)
+    assert shown.returncode == 0
+    assert [line.rpartition("Warning: from ")[2] for line in shown.stderr.splitlines() if "Warning" in line] == [
+        "meteor_agents.cli",
+        "torchlike",
+    ]
+
+
+def test_a_filter_that_was_set_before_wins() -> None:
+    require_libraries()
+    assert "FutureWarning: from torch.nn.modules.module" in ran(WARNED, options=("-W", "error::FutureWarning")).stderr
+
+
+@pytest.mark.slow
+def test_a_model_in_this_process_prints_nothing(tmp_path: Path) -> None:
+    asked = ran(ASKED, str(make_tiny(tmp_path / "model")))
+    assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_fetched_model_is_saved_as_transformers_would_but_without_deepspeed(tmp_path: Path, tied: bool) -> None:
+    """accelerate imports it when transformers saves a model, which takes seconds and prints a warning about devices."""
+    require_libraries()
+    program = (
+        "import sys; from pathlib import Path; import transformers\n"
+        "from meteor_agents.backends.local.catalog import CATALOG\n"
+        "from meteor_agents.backends.local.fetching import save_plain\n"
+        "model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "save_plain(model, CATALOG['smollm2-135m'], Path(sys.argv[2]))\n"
+        "print('deepspeed' in sys.modules)\n"
+    )
+    tiny, saved = make_tiny(tmp_path / "tiny", tie_word_embeddings=tied), tmp_path / "saved"
+    done = ran(program, str(tiny), str(saved))
+    assert done.stdout == "False\n", done.stderr
+    assert (saved / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+    assert (saved / "generation_config.json").read_text() == (tiny / "generation_config.json").read_text()
