@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from meteor_agents.cli.command import command
 from meteor_agents.cli.options import (
     AsJson,
     Config,
@@ -16,13 +15,12 @@ from meteor_agents.cli.options import (
     Limit,
     NoRetryFailed,
     NoTrain,
-    PromptsConfig,
-    PromptsDir,
     Run,
     RunDir,
     Set,
     overrides,
 )
+from meteor_agents.cli.subcommands import models, prompts
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.version import VERSION
 
@@ -32,20 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models = typer.Typer(help="Small models that this project can fetch.", no_args_is_help=True, rich_markup_mode=None)
-prompts = typer.Typer(help="List, show, check and copy prompts.", no_args_is_help=True, rich_markup_mode=None)
-
-
-def _command(name: str, example: str, parent: typer.Typer = app) -> Callable[[Callable[..., None]], Any]:
-    """Register a function as a command. Its docstring is the help, an example stands below."""
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        text = inspect.getdoc(function) or ""
-        brief = text.partition("\n")[0]
-        parent.command(name, help=text, short_help=brief, epilog=f"Example: meteor {example}")(function)
-        return function
-
-    return register
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,7 +50,7 @@ def meteor(
 def _stage_command(name: str, text: str, example: str) -> None:
     """Register a stage command. All but `finetune` take the same options."""
 
-    def command(
+    def stage(
         config: Config = "meteor.yaml",
         run_dir: RunDir = None,
         set_: Set = None,
@@ -79,8 +63,8 @@ def _stage_command(name: str, text: str, example: str) -> None:
 
         run_stage(name, RunRequest(config, run_dir, overrides(set_, no_retry_failed), limit, no_train, fresh))
 
-    command.__doc__ = text
-    _command(name, example)(command)
+    stage.__doc__ = text
+    command(app, name, example)(stage)
 
 
 _stage_command(
@@ -97,7 +81,7 @@ _stage_command(
 )
 
 
-@_command("finetune", "finetune my-project --data answers.jsonl")
+@command(app, "finetune", "finetune my-project --data answers.jsonl")
 def finetune(
     config: Config = "meteor.yaml",
     run_dir: RunDir = None,
@@ -138,7 +122,7 @@ _stage_command(
 )
 
 
-@_command("check", "check my-project --no-train")
+@command(app, "check", "check my-project --no-train")
 def check(config: Config = "meteor.yaml", set_: Set = None, no_train: NoTrain = False) -> None:
     """Check settings, templates, questions, keys and servers, with one small call per role."""
     from meteor_agents.cli.commands.check import check_config
@@ -146,7 +130,7 @@ def check(config: Config = "meteor.yaml", set_: Set = None, no_train: NoTrain = 
     check_config(config, overrides(set_), trains=not no_train)
 
 
-@_command("estimate", "estimate my-project --stage refine")
+@command(app, "estimate", "estimate my-project --stage refine")
 def estimate(
     config: Config = "meteor.yaml",
     run_dir: RunDir = None,
@@ -167,7 +151,7 @@ def estimate(
     estimate_config(config, stage=stage, run_dir=run_dir, overrides=overrides(set_), limit=limit, no_train=no_train)
 
 
-@_command("ablate", "ablate my-project --profiles paper,best --seeds 3")
+@command(app, "ablate", "ablate my-project --profiles paper,best --seeds 3")
 def ablate(
     config: Config = "meteor.yaml",
     profiles: Annotated[
@@ -187,7 +171,7 @@ def ablate(
     run_ablation(config, profiles=profiles, seeds=seeds, run_dir=run_dir, overrides=overrides(set_), limit=limit)
 
 
-@_command("init", "init my-project")
+@command(app, "init", "init my-project")
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")]) -> None:
     """Create a project folder: settings, example questions and prompts, ready to edit."""
     from meteor_agents.cli.commands.init import make_project
@@ -195,7 +179,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new fo
     make_project(folder)
 
 
-@_command("status", "status runs/my-project")
+@command(app, "status", "status runs/my-project")
 def status(run: Run, json_: AsJson = False) -> None:
     """Show where a run stands: stages, calls, money, results and the newest student."""
     from meteor_agents.cli.commands.status import show_status
@@ -203,7 +187,7 @@ def status(run: Run, json_: AsJson = False) -> None:
     show_status(run, as_json=json_)
 
 
-@_command("traces", "traces runs/my-project --outcome failed")
+@command(app, "traces", "traces runs/my-project --outcome failed")
 def traces(
     run: Run,
     question: Annotated[
@@ -228,7 +212,7 @@ def traces(
     show_traces(run, question=question, stage=stage, outcome=outcome, limit=limit, as_json=json_)
 
 
-@_command("replay", "replay runs/my-project")
+@command(app, "replay", "replay runs/my-project")
 def replay(
     run: Run,
     question: Annotated[
@@ -245,7 +229,7 @@ def replay(
     replay_run(run, question, overrides(set_))
 
 
-@_command("report", "report runs/my-project --out report.html")
+@command(app, "report", "report runs/my-project --out report.html")
 def report(
     run: Run,
     out: Annotated[
@@ -259,7 +243,7 @@ def report(
     report_run(run, out=out, traces=traces)
 
 
-@_command("export", "export runs/my-project --what sft --out sft.parquet")
+@command(app, "export", "export runs/my-project --what sft --out sft.parquet")
 def export(
     run: Run,
     what: Annotated[Literal["sft", "preferences", "traces"], typer.Option(help="What to write.")],
@@ -281,70 +265,6 @@ def export(
 
 app.add_typer(models, name="models")
 app.add_typer(prompts, name="prompts")
-
-
-@_command("list", "models list", parent=models)
-def models_list() -> None:
-    """List the models that can be fetched, and where those are that have been."""
-    from meteor_agents.cli.commands.models import list_models
-
-    list_models()
-
-
-@_command("fetch", "models fetch smollm2-135m", parent=models)
-def models_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `models list`.")]) -> None:
-    """Fetch a model's weights, verify them and convert them once into the cache."""
-    from meteor_agents.cli.commands.models import fetch_model
-
-    fetch_model(name)
-
-
-@_command("list", "prompts list --dir my-prompts", parent=prompts)
-def prompts_list(dir_: PromptsDir = None) -> None:
-    """List every template, the variables it may use, and its file."""
-    from meteor_agents.cli.commands.prompts import list_prompts
-
-    list_prompts(dir_)
-
-
-@_command("show", "prompts show judge_verdict", parent=prompts)
-def prompts_show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `prompts list`.")], dir_: PromptsDir = None
-) -> None:
-    """Print a template's text."""
-    from meteor_agents.cli.commands.prompts import show_prompt
-
-    show_prompt(name, dir_)
-
-
-@_command("render", "prompts render student_attempt --config my-project", parent=prompts)
-def prompts_render(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `prompts list`.")],
-    config: PromptsConfig = None,
-    dir_: PromptsDir = None,
-) -> None:
-    """Print the messages that a template makes for a question."""
-    from meteor_agents.cli.commands.prompts import render_prompt
-
-    render_prompt(name, config, dir_)
-
-
-@_command("lint", "prompts lint --config my-project", parent=prompts)
-def prompts_lint(config: PromptsConfig = None, dir_: PromptsDir = None) -> None:
-    """Check every template and name every error: syntax, unknown variables, rendering."""
-    from meteor_agents.cli.commands.prompts import lint_prompts
-
-    lint_prompts(config, dir_)
-
-
-@_command("export", "prompts export my-prompts", parent=prompts)
-def prompts_export(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to copy the built-in templates.")],
-) -> None:
-    """Copy the built-in templates to a folder, to edit them there."""
-    from meteor_agents.cli.commands.prompts import export_prompts
-
-    export_prompts(folder)
 
 
 def exit_code(error: MeteorError) -> int:

@@ -116,6 +116,7 @@ _COUNTS = ("questions", "accepted", "exhausted", "failed")
 
 
 def status_table(status: dict[str, Any]) -> Table:
+    """One row per stage: its state, how its questions ended, and the time it took."""
     table = Table(title="stages", title_justify="left")
     for column in ("stage", "state", "questions", "accepted", "exhausted", "failed", "time"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
@@ -127,6 +128,7 @@ def status_table(status: dict[str, Any]) -> Table:
 
 
 def calls_table(status: dict[str, Any]) -> Table:
+    """One row per role: its calls and tokens."""
     table = Table(title="calls", title_justify="left")
     for column in ("role", "made", "reused", "retried", "failed", "tokens in", "tokens out"):
         table.add_column(column, justify="left" if column == "role" else "right")

@@ -30,7 +30,7 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
 
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]  # all options are passed on
+    def render_str(self, text: str, **options: Any) -> Text:
         """The string as Rich `Text`."""
         return super().render_str(printable(text), **options)
 

@@ -47,12 +47,13 @@ class Finding(NamedTuple):
 
 
 class _Notes:
-    """Hears what backends say about themselves."""
+    """An observer that keeps what backends say about themselves."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
     def on_event(self, event: Event) -> None:
+        """Keep the event if it is a note."""
         if isinstance(event, Note):
             self.said.append(event.text)
 

@@ -47,7 +47,7 @@ def render_prompt(name: str, config: str | None, folder: Path | None) -> None:
         say(f"--- {message.role}\n{message.content}\n")
 
 
-def lint_prompts(config: str | None, folder: Path | None) -> None:
+def lint_prompts(folder: Path | None, config: str | None = None) -> None:
     """Check all templates that a run would use. Raises `TemplateError` with a line for each that would fail."""
     domain, question, folder = _context(config, folder)
     problems = list(_problems(folder, domain, question))
