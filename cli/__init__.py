@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    """Run the command line; every outcome has its exit code (see `meteor_agents.cli.app`)."""
-    from meteor_agents.cli.app import run
+    """Run the command line; every outcome has its exit code (see `meteor_agents.cli.entry`)."""
+    from meteor_agents.cli.entry import run
 
     run()

@@ -75,7 +75,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
             *cells,
             f"{sum(spoken.get(stage, 0) for stage in stages):,}" if stages else "-",
             f"{trained:,}" if stages else "-",
-            _clock(seconds) if stages else "-",
+            duration(seconds) if stages else "-",
         )
     console.print()
     console.print(table)
@@ -88,12 +88,6 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     if next_steps:
         console.print()
         console.print(NEXT_STEPS, markup=False, highlight=False, soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    """6:47, or 1:06:47 with hours: short enough for a table in 80 columns."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _label_of(stage: str) -> str:
@@ -122,6 +116,7 @@ _COUNTS = ("questions", "accepted", "exhausted", "failed")
 
 
 def status_table(status: dict[str, Any]) -> Table:
+    """One row per stage: its state, how its questions ended, and the time it took."""
     table = Table(title="stages", title_justify="left")
     for column in ("stage", "state", "questions", "accepted", "exhausted", "failed", "time"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
@@ -133,6 +128,7 @@ def status_table(status: dict[str, Any]) -> Table:
 
 
 def calls_table(status: dict[str, Any]) -> Table:
+    """One row per role: its calls and tokens."""
     table = Table(title="calls", title_justify="left")
     for column in ("role", "made", "reused", "retried", "failed", "tokens in", "tokens out"):
         table.add_column(column, justify="left" if column == "role" else "right")

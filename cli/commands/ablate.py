@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -21,9 +19,11 @@ from meteor_agents.assembly.opening import stored_lineage
 from meteor_agents.assembly.question_sets import SET_APART
 from meteor_agents.backends.base_model import base_checkpoint
 from meteor_agents.cli.commands.run import RunRequest, run_stage
+from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.evaluation.statistics import Interval
 from meteor_agents.method.conversations import REFINE
+from meteor_agents.nearest import did_you_mean
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.profiles import PROFILES
 from meteor_agents.settings.run import Settings
@@ -62,7 +62,7 @@ def ablate(
     _set_apart_alike(RunDirectory(run / FOLDER), set_apart)
     arms: list[Arm] = []
     for (name, seed), varied in wanted.items():
-        typer.echo(f"==> profile {name}, seed {seed}")
+        say(f"==> profile {name}, seed {seed}")
 
         async def work(session: Session, name: str = name, seed: int = seed) -> None:
             arms.append(await run_arm(session, name, seed))
@@ -75,7 +75,7 @@ def ablate(
 
 def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | None = None) -> None:
     """One table a held-out set, then what one profile has over another."""
-    console = console or Console()
+    console = console or PlainConsole()
     found = rows(arms)
     for heldout in dict.fromkeys(row.heldout for row in found):
         table = Table(title=f"{heldout}: stage 3 from {start.version} (95 % intervals)", title_justify="left")
@@ -114,9 +114,8 @@ def _fragment(name: str) -> Mapping[str, Any] | None:
         return {"profile": name}
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        near = difflib.get_close_matches(name, [*PROFILES, OWN], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PROFILES)}, {OWN}, or a YAML file"
-        raise UsageError(f"--profiles: there is no profile {name!r}; {hint}")
+        hint = did_you_mean(name, [*PROFILES, OWN], among="profiles")
+        raise UsageError(f"--profiles: there is no profile {name!r}; {hint} (or name a YAML file)")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,13 +1,10 @@
-"""`meteor check`: everything that a run will need, tried before it is needed."""
+"""`meteor check`: try everything that a run will need, before the run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 
-import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from meteor_agents.assembly.config_file import read_config
@@ -18,6 +15,7 @@ from meteor_agents.backends.base_model import check_chat, check_trainable, train
 from meteor_agents.backends.registry import open_trainer
 from meteor_agents.cli.commands.check_roles import Candidate, Finding, look_at
 from meteor_agents.cli.commands.prompts import EXAMPLE, check_templates
+from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.errors import MeteorError, SettingsError, UsageError
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Event
@@ -29,10 +27,13 @@ from meteor_agents.settings.run import Settings
 from meteor_agents.verifiers import open_verifier
 
 
-def check_config(config: str, overrides: tuple[str, ...]) -> None:
-    """Print one line a part; raise the first error after all parts have been tried."""
+def check_config(config: str, overrides: tuple[str, ...], *, trains: bool = True) -> None:
+    """Try every part and print a line about each. `trains` is false for `--no-train`: training is not checked then.
+
+    Raises `MeteorError` after all parts have been tried, with the number of problems and the first of them.
+    """
     settings = read_config(config, overrides)
-    typer.echo(f"settings: {settings.name}, valid")
+    say(f"settings: {settings.name}, valid")
     problems: list[MeteorError] = []
     sets: list[QuestionSets] = []
 
@@ -46,18 +47,18 @@ def check_config(config: str, overrides: tuple[str, ...]) -> None:
     checks: Sequence[Callable[[], str]] = (
         questions,
         lambda: _check_templates(settings, train()),
-        lambda: _check_training(settings),
+        lambda: _check_training(settings) if trains else "training: none (--no-train)",
         lambda: _check_budget(settings),
         lambda: _check_verifier(settings, train()),
         lambda: _check_labels(settings),
     )
     for check in checks:
         try:
-            typer.echo(check())
+            say(check())
         except MeteorError as error:
             problems.append(error)
-            typer.echo(f"PROBLEM: {error}")
-    problems += asyncio.run(_check_roles(settings, train()))
+            say(f"PROBLEM: {error}")
+    problems += asyncio.run(_check_roles(settings, train(), trains=trains))
     if problems:
         first = next((problem for problem in problems if isinstance(problem, UsageError)), problems[0])
         raise type(first)(f"{len(problems)} problem(s), named above; the first: {first}")
@@ -120,25 +121,25 @@ def _check_labels(settings: Settings) -> str:
     return f"people's labels: {len(read_labels(human))}" if human else "people's labels: none"
 
 
-async def _check_roles(settings: Settings, questions: Sequence[Question]) -> list[MeteorError]:
-    """One table of all models: what was found, and what to do where one does not fit."""
+async def _check_roles(settings: Settings, questions: Sequence[Question], *, trains: bool) -> list[MeteorError]:
+    """Print one table of all models: what was found, and what to do where one does not fit. Returns the problems."""
     problems: list[MeteorError] = []
     table = Table(title="models", title_justify="left")
     for column in ("role", "", "found"):
         table.add_column(column, overflow="fold")
     for model in _models(settings):
         try:
-            findings = await _found(model, settings, questions)
+            findings = await _found(model, settings, questions, trains)
         except MeteorError as error:
             problems.append(error)
             findings = [Finding("PROBLEM", str(error))]
         for finding in findings:
-            table.add_row(model.name, finding.what, escape(finding.found))
+            table.add_row(model.name, finding.what, finding.found)
             if finding.advice:
                 problems.append(SettingsError(f"{model.name}, {finding.what}: {finding.found}. {finding.advice}"))
-                table.add_row("", "PROBLEM", escape(finding.advice))
+                table.add_row("", "PROBLEM", finding.advice)
         table.add_section()
-    Console().print(table)
+    PlainConsole().print(table)
     return problems
 
 
@@ -151,13 +152,15 @@ def _models(settings: Settings) -> list[Candidate]:
     ]
 
 
-async def _found(model: Candidate, settings: Settings, questions: Sequence[Question]) -> list[Finding]:
+async def _found(
+    model: Candidate, settings: Settings, questions: Sequence[Question], trains: bool
+) -> list[Finding]:
     given = model.settings
     if model.role == "teacher" and given.backend == REFERENCE:
         return [Finding("answers", "with the references of the data")]
     if isinstance(given, JudgeSettings) and given.verifier is not None:
         return [Finding("judges", f"by the verifier {given.verifier}")]
-    return await look_at(model, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,))
+    return await look_at(model, settings, open_templates(settings.prompts.dir), questions or (EXAMPLE,), trains=trains)
 
 
 class _Silent:

@@ -1,4 +1,4 @@
-"""One role's model against what the run needs of it: real prompts, a real reply, its context, its verdicts, its weights."""
+"""What `meteor check` tries with one role's model: real prompts, a real reply, its context, verdicts and weights."""
 
 from __future__ import annotations
 
@@ -25,33 +25,35 @@ from meteor_agents.settings.roles import ModelSettings
 from meteor_agents.settings.run import Settings
 
 SAMPLE = 200
-"""Questions whose prompts are rendered, to find the longest."""
+"""How many questions are rendered to find the longest prompt."""
 SPOKEN_TOKENS = 32
-"""Of the reply that is timed."""
+"""Length of the reply that is timed, in tokens."""
 PROMPTS = {
     "student": ("student_attempt", "student_guideline"),
     "teacher": ("teacher_answer",),
     "judge": ("judge_verdict", "judge_score"),
     EVALUATED: ("student_attempt",),
 }
+"""Role -> the prompts that its longest is looked for among."""
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """One thing that was tried."""
 
     what: str
     found: str
     advice: str = ""
-    """What to do about it; empty where it fits."""
+    """What to do about it; empty when there is nothing to do."""
 
 
 class _Notes:
-    """Hears what backends say about themselves."""
+    """An observer that keeps what backends say about themselves."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
 
     def on_event(self, event: Event) -> None:
+        """Keep the event if it is a note."""
         if isinstance(event, Note):
             self.said.append(event.text)
 
@@ -69,18 +71,26 @@ class _Asked:
 
 
 class Candidate(NamedTuple):
-    """A model that the run would ask, and as what."""
+    """A model that the run would ask, and in which role."""
 
     name: str
-    """Of the setting that it stands in."""
+    """The setting that describes it, such as `judge`."""
     role: str
     settings: ModelSettings
 
 
 async def look_at(
-    candidate: Candidate, settings: Settings, templates: Templates, questions: Sequence[Question]
+    candidate: Candidate,
+    settings: Settings,
+    templates: Templates,
+    questions: Sequence[Question],
+    *,
+    trains: bool = True,
 ) -> list[Finding]:
-    """Raises `MeteorError` when the model cannot be opened or does not answer."""
+    """Open the model, ask it, and return what was found. Without `trains`, the student's weights are not tried.
+
+    Raises `MeteorError` when the model cannot be opened or does not answer.
+    """
     name, role, given = candidate
     once = given.model_copy(update={"limits": given.limits.model_copy(update={"retries": 0})})
     notes = _Notes()
@@ -96,7 +106,7 @@ async def look_at(
         if role == "judge":
             findings.append(await _verdict(model, candidate, settings, templates, questions))
         if role == "student":
-            findings += [finding async for finding in _as_student(settings, bare)]
+            findings += [finding async for finding in _as_student(settings, bare, trains)]
     return [*findings, *(Finding("note", said) for said in dict.fromkeys(notes.said))]
 
 
@@ -187,11 +197,13 @@ async def _verdict(
     return Finding("verdicts", f"can be read ({verdict.status} on a reference, in {seconds:.2f} s)")
 
 
-async def _as_student(settings: Settings, student: object) -> AsyncIterator[Finding]:
+async def _as_student(settings: Settings, student: object, trains: bool) -> AsyncIterator[Finding]:
     try:
         check_strategies(settings, student)
     except SettingsError as error:
         yield Finding("decoding", "this backend does not support the decoding of stage 3", str(error))
+    if not trains:
+        return
     if not trains_here(settings.student):
         yield Finding("weights", "stay as they are: no folder of them is here, so conversations only (--no-train)")
         return

@@ -1,17 +1,16 @@
-"""`meteor estimate`, and what a run says of its cost when it begins."""
+"""`meteor estimate`, and the estimate that a run prints when it begins."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from meteor_agents.analysis.figures import Estimate, RoleEstimate, added
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.estimating import estimate_settings, forecast_run, over_budget
+from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records, open_for_reading
@@ -21,7 +20,8 @@ from meteor_agents.store.run_directory import RunDirectory
 def estimate_config(
     config: str, *, stage: str, run_dir: Path | None, overrides: tuple[str, ...], limit: int | None, no_train: bool
 ) -> None:
-    """Print what a stage command would still ask, by role. Nothing is asked, opened for writing or loaded."""
+    """Print the calls, tokens and money that a stage command still needs, by role. No model is asked or loaded, and nothing
+    is written."""
     settings = read_config(config, overrides)
     directory = RunDirectory(run_dir or Path("runs") / settings.name)
     with closing(open_for_reading(directory.database) if directory.database.exists() else Records.none()) as records:
@@ -30,17 +30,17 @@ def estimate_config(
         )
         title = f"meteor {stage}" + (f": what is left to do in {directory.path}" if records.spent().calls else "")
         warning = over_budget(settings, found, records)
-    Console().print(_table(found, title))
+    PlainConsole().print(_table(found, title))
     for assumption in found.assumptions:
-        typer.echo(f"- {assumption}")
+        say(f"- {assumption}")
     if not trains:
-        typer.echo("- the student is not trained: conversations only")
+        say("- the student is not trained: conversations only")
     if warning:
-        typer.echo(f"- {warning}")
+        say(f"- {warning}")
 
 
 async def announce(command: str, limit: int | None, session: Session) -> None:
-    """Say what the command is going to cost and what it will reuse, and keep it for `meteor status`."""
+    """Print what the command is going to cost and what it will reuse, and store it for `meteor status`."""
     found = await forecast_run(command, limit, session)
     for line in _lines(found, session.settings, session.store):
         session.note(line)

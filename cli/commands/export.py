@@ -1,4 +1,4 @@
-"""`meteor export`: what a run has made, as files that other trainers read."""
+"""`meteor export`: write a run's examples, preference pairs or traces to files that other trainers read."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-import typer
 import yaml
 
 from meteor_agents.assembly.opening import open_templates
 from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_beside
+from meteor_agents.cli.commands.status import open_run
+from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
 from meteor_agents.method.agents import Student
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
@@ -22,31 +23,34 @@ from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
-from meteor_agents.store.records import open_for_reading
 from meteor_agents.traces import Trace
 from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
 
 What = Literal["sft", "preferences", "traces"]
+Format = Literal["jsonl", "parquet"]
+SUFFIXES: Mapping[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
+"""Suffix of a file -> what it holds."""
 
 
 def export_run(
-    run: Path, *, what: What, file_format: Literal["jsonl", "parquet"], out: Path, llama_factory: Style | None = None
+    run: Path, *, what: What, file_format: Format | None, out: Path, llama_factory: Style | None = None
 ) -> None:
-    """Write the file whole or not at all. Only accepted traces become examples or pairs; what gives none is counted.
+    """Write the file, all or nothing. Only accepted traces become examples or pairs; the others are counted.
 
-    With `llama_factory`, also a file in that format beside it, and its entry in `dataset_info.json`.
+    Without `file_format`, the suffix of `out` decides. With `llama_factory`, also write a file in that format beside it,
+    and its entry in `dataset_info.json`. Raises `UsageError` when there is nothing to write or the file exists, and
+    `StoreError` for a damaged store.
     """
+    file_format = format_of(out, file_format)
     if out.exists():
         raise UsageError(f"{out} exists already; name another file")
     if llama_factory:
         if what == "traces":
             raise UsageError("--llama-factory is for --what sft and preferences; traces are no training data")
         check_beside(out, llama_factory)
-    if not run.is_dir():
-        raise UsageError(f"{run} is not a run directory")
-    settings = _settings_of(run)
-    with closing(open_for_reading(run / "run.db", whole=True)) as records:
+    with closing(open_run(run)) as records:
         traces = list(records.current_traces())
+    settings = _settings_of(run)
     rows, left_out = _rows(what, traces, settings)
     if what == "traces" and file_format == "parquet":
         rows = [_one_shape(row) for row in rows]
@@ -64,9 +68,22 @@ def export_run(
         beside = write_beside(rows, out, llama_factory) if llama_factory else None
     except OSError as error:
         raise UsageError(f"{out} cannot be written: {error.strerror}") from error
-    typer.echo(f"{len(rows)} rows -> {out}" + (f" and {beside}" if beside else ""))
+    say(f"{len(rows)} rows -> {out}" + (f" and {beside}" if beside else ""))
     if left_out:
-        typer.echo(f"left out: {_reasons(left_out)}")
+        say(f"left out: {_reasons(left_out)}")
+
+
+def format_of(out: Path, given: Format | None) -> Format:
+    """The format to write: the one given, else the one that the file's suffix names, else JSON lines.
+
+    Raises `UsageError` when the suffix names another format than the one given.
+    """
+    named = SUFFIXES.get(out.suffix.lower())
+    if given and named and given != named:
+        raise UsageError(
+            f"--format {given}, but {out} ends with {out.suffix}, the suffix of {named} files; change one of them"
+        )
+    return given or named or "jsonl"
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:

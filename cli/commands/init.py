@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import typer
-
 from meteor_agents.cli.commands.prompts import export_prompts
+from meteor_agents.cli.terminal import say
 from meteor_agents.errors import UsageError
 
 _SETTINGS = """\
@@ -70,4 +69,4 @@ def make_project(folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
     export_prompts(folder / "prompts")
-    typer.echo(f"made {folder}: edit questions.jsonl and meteor.yaml, then: meteor check {folder / 'meteor.yaml'}")
+    say(f"made {folder}: edit questions.jsonl and meteor.yaml, then: meteor check {folder / 'meteor.yaml'}")

@@ -17,6 +17,7 @@ PREFERENCES = ("chosen", "rejected")
 
 
 def file_beside(out: Path, style: Style) -> Path:
+    """The path of the file for LLaMA-Factory that goes with the export `out`."""
     return out.with_name(f"{out.stem}.{style}.json")
 
 

@@ -1,26 +1,27 @@
-"""`meteor prompts`: look at templates, check them, copy them."""
+"""`meteor prompts`: list, show, render, check and copy prompt templates."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.opening import BUILTIN_PROMPTS, open_templates
+from meteor_agents.cli.terminal import PlainConsole, say, show_file
 from meteor_agents.data.questions import read_questions
-from meteor_agents.errors import UsageError
+from meteor_agents.errors import TemplateError, UsageError
 from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Status, Verdict
 from meteor_agents.method.templates import SUFFIX, VARIABLES, Templates
 from meteor_agents.traces import Turn
 
 
 def list_prompts(folder: Path | None) -> None:
+    """Print a table of all templates. Raises `TemplateError`."""
     templates = open_templates(folder)
     table = Table()
     for column in ("prompt", "may use", "from", "hash"):
@@ -29,32 +30,60 @@ def list_prompts(folder: Path | None) -> None:
         source = templates.source(name)
         where = "built in" if source.path.parent == BUILTIN_PROMPTS else str(source.path)
         table.add_row(name, ", ".join(sorted(variables)), where, source.hash[:12])
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 def show_prompt(name: str, folder: Path | None) -> None:
-    typer.echo(open_templates(folder).source(name).text, nl=False)
+    """Print a template's text. Raises `TemplateError` for an unknown name."""
+    show_file(open_templates(folder).source(name).text)
 
 
 def render_prompt(name: str, config: str | None, folder: Path | None) -> None:
-    """Render with the first question of a settings file, or with an example."""
-    domain, question = "mathematics", EXAMPLE
-    if config is not None:
-        settings = read_config(config)
-        domain = settings.domain
-        question = read_questions(settings.questions.path, settings.questions.fields)[0]
-        folder = folder or settings.prompts.dir
+    """Print the messages of a template, for the first question of a settings file or for an example."""
+    domain, question, folder = _context(config, folder)
     templates = open_templates(folder)
     templates.source(name)
     for message in templates.render(name, **example_variables(name, domain, question)):
-        typer.echo(f"--- {message.role}\n{message.content}\n")
+        say(f"--- {message.role}\n{message.content}\n")
 
 
-def lint_prompts(folder: Path | None) -> None:
-    """Raises `TemplateError` for the first template that would fail in a run."""
-    templates = open_templates(folder)
-    check_templates(templates, "mathematics", EXAMPLE)
-    typer.echo(f"{len(VARIABLES)} templates: all parse and render")
+def lint_prompts(folder: Path | None, config: str | None = None) -> None:
+    """Check all templates that a run would use. Raises `TemplateError` with a line for each that would fail."""
+    domain, question, folder = _context(config, folder)
+    problems = list(_problems(folder, domain, question))
+    if problems:
+        raise TemplateError("\n".join(problems))
+    say(f"{len(VARIABLES)} templates: all parse and render")
+
+
+def _context(config: str | None, folder: Path | None) -> tuple[str, Question, Path | None]:
+    """Domain, question and folder of templates: those of the settings file, if there is one, with `folder` first."""
+    if config is None:
+        return "mathematics", EXAMPLE, folder
+    settings = read_config(config)
+    question = read_questions(settings.questions.path, settings.questions.fields)[0]
+    return settings.domain, question, folder or settings.prompts.dir
+
+
+def _problems(folder: Path | None, domain: str, question: Question) -> Iterator[str]:
+    """What is wrong with each template. Each file of the folder is tried alone, so one error does not hide another."""
+    names = sorted(folder.glob(f"*{SUFFIX}")) if folder is not None and folder.is_dir() else []
+    with TemporaryDirectory() as scratch:
+        for path in names:
+            alone = Path(scratch) / path.name
+            try:
+                shutil.copyfile(path, alone)
+                check_templates(open_templates(Path(scratch)), domain, question)
+            except OSError as error:
+                yield f"{path}: cannot be read: {error.strerror}"
+            except TemplateError as error:
+                yield str(error).replace(str(alone), str(path))
+            alone.unlink(missing_ok=True)
+    if not names:
+        try:
+            check_templates(open_templates(folder), domain, question)
+        except TemplateError as error:
+            yield str(error)
 
 
 def export_prompts(folder: Path) -> None:
@@ -68,10 +97,11 @@ def export_prompts(folder: Path) -> None:
             shutil.copyfile(BUILTIN_PROMPTS / f"{name}{SUFFIX}", folder / f"{name}{SUFFIX}")
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
-    typer.echo(f"{len(VARIABLES)} templates -> {folder}; use them with prompts: {{dir: {folder.resolve()}}}")
+    say(f"{len(VARIABLES)} templates -> {folder}; use them with prompts: {{dir: {folder.resolve()}}}")
 
 
 def check_templates(templates: Templates, domain: str, question: Question) -> None:
+    """Render every template for this question. Raises `TemplateError` for the first that cannot be rendered."""
     for name in VARIABLES:
         templates.render(name, **example_variables(name, domain, question))
 
@@ -104,3 +134,4 @@ def example_variables(name: str, domain: str, question: Question) -> Mapping[str
 
 
 EXAMPLE = Question(id="example", title="Halves", question="What is half of 42?", reference="21")
+"""Rendered where no settings file gives a question."""

@@ -1,4 +1,4 @@
-"""`meteor replay`: a run's conversations held again out of its directory alone."""
+"""`meteor replay`: re-run a run's conversations from disk, and show what this version would decide differently."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from meteor_agents.analysis.replay import Held, Replay, totals
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.replaying import Recorded, open_replay, overrides_prompts
 from meteor_agents.cli.tables import print_scoreboard
+from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.errors import UsageError
 from meteor_agents.store.inputs import INPUTS
 from meteor_agents.store.records import Records, open_for_reading
 
 LISTED = 20
-"""Differences that are listed one by one."""
+"""How many differences are listed one by one."""
 
 
 def replay_run(run: Path, question: str | None, overrides: tuple[str, ...]) -> None:
-    """Print what was held again and what differs; exits with 1 where something does. Raises `MeteorError`."""
+    """Print how many conversations were re-run and what differs. Exits with 1 if anything does. Raises `MeteorError`."""
     if not (run / "run.db").is_file() or not (run / "config.yaml").is_file():
         raise UsageError(f"{run} is not a run directory: a replay needs its run.db, config.yaml and {INPUTS}/")
     settings = read_config(str(run / "config.yaml"), overrides)
@@ -39,7 +39,7 @@ def replay_run(run: Path, question: str | None, overrides: tuple[str, ...]) -> N
     if differing:
         raise typer.Exit(1)
     if question is None:
-        print_scoreboard(run, next_steps=False)
+        print_scoreboard(run, next_steps=False, console=PlainConsole())
 
 
 async def _hold(replay: Replay, records: Records, question: str | None) -> list[Held]:
@@ -48,16 +48,16 @@ async def _hold(replay: Replay, records: Records, question: str | None) -> list[
 
 
 def _print(held: Sequence[Held], differing: Sequence[Held]) -> None:
-    table = Table(title="held again, out of the store", title_justify="left")
+    table = Table(title="re-run from disk", title_justify="left")
     table.add_column("stage")
     for column in ("conversations", "as recorded", "differ", "no reply then"):
         table.add_column(column, justify="right")
     for stage, count, differ, silent in totals(held):
         table.add_row(stage, f"{count:,}", f"{count - differ - silent:,}", f"{differ:,}", f"{silent:,}")
-    Console().print(table)
+    PlainConsole().print(table)
     for one in differing[:LISTED]:
-        typer.echo(f"{one.stage}, {one.question_id}: {one.difference}")
+        say(f"{one.stage}, {one.question_id}: {one.difference}")
     if len(differing) > LISTED:
-        typer.echo(f"… and {len(differing) - LISTED} more; one question alone: meteor replay RUN QUESTION")
+        say(f"… and {len(differing) - LISTED} more; one question alone: meteor replay RUN QUESTION")
     if not differing:
-        typer.echo("Everything is as it was recorded. No model was asked.")
+        say("Everything is as it was recorded. No model was asked.")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-import typer
-
+from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MeteorError, UsageError
 from meteor_agents.report import TRACES, chart_library, read_about, write_report
 from meteor_agents.store.inputs import Inputs
@@ -30,7 +29,7 @@ def report_run(run: Path, *, out: Path | None = None, traces: int) -> None:
             questions=Inputs(run).heldout(),
             at_most=traces,
         )
-    typer.echo(f"report: {page} ({size / 1e6:.1f} MB)")
+    say(f"report: {page} ({size / 1e6:.1f} MB)")
 
 
 def report_ended_run(run: Path) -> None:
@@ -38,4 +37,4 @@ def report_ended_run(run: Path) -> None:
     try:
         report_run(run, traces=TRACES)
     except MeteorError as error:
-        typer.echo(f"report: not written, the run itself is complete: {error}", err=True)
+        say(f"report: not written, the run itself is complete: {error}", err=True)

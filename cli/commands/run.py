@@ -1,13 +1,12 @@
-"""Running a stage, or all of them: open the run directory, watch for Ctrl-C, close everything whatever happens."""
+"""The stage commands: open the run directory, run one stage or all, watch for signals, and say how it ended."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import gc
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +20,19 @@ from meteor_agents.calls.tally import Tally, keep_telling
 from meteor_agents.cli import event_loop
 from meteor_agents.cli.commands.estimate import announce
 from meteor_agents.cli.commands.report import report_ended_run
+from meteor_agents.cli.newest_student import how_to_use, newest_student
 from meteor_agents.cli.progress import JsonLog, open_progress
+from meteor_agents.cli.signals import draining_on_signals
 from meteor_agents.cli.tables import print_scoreboard
+from meteor_agents.cli.terminal import PlainConsole, say
 from meteor_agents.data.own_rows import read_own_rows
 from meteor_agents.errors import StoreError
-from meteor_agents.events import Draining, Note, Observer, Observers
+from meteor_agents.events import Note, Observer, Observers
 from meteor_agents.pipeline.engine import Drain, Interrupted, first_error
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
 from meteor_agents.settings.run import Settings
+from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store
 from meteor_agents.training import ChatExample, Example
@@ -42,10 +45,12 @@ STAGES: Mapping[str, Callable[[Pipeline], Awaitable[None]]] = {
     "self-train": Pipeline.self_train,
     "evaluate": Pipeline.measure,
 }
-
+"""Name of a stage command -> what it does."""
+TRAIN = ("run", "finetune", "refine", "self-train")
+"""The stage commands that may change the student."""
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-"""What a full or failing disk says, to whoever writes to it first."""
+"""Error numbers of a full or failing disk. Whatever writes to it first meets one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +66,9 @@ class RunRequest:
     data: Path | None = None
     """A file of the user's own rows, for `finetune`."""
     settings: Settings | None = None
-    """In the place of the file `config`."""
+    """Used instead of the file `config`."""
     work: Callable[[Session], Awaitable[None]] | None = None
-    """In the place of the stage."""
+    """Done instead of the stage."""
 
 
 def run_stage(stage: str, request: RunRequest) -> None:
@@ -73,13 +78,13 @@ def run_stage(stage: str, request: RunRequest) -> None:
     path = request.run_dir or Path("runs") / settings.name
     directory = RunDirectory(path)
     if request.fresh and (aside := directory.set_aside()):
-        typer.echo(f"the earlier run is now {aside}")
+        say(f"the earlier run is now {aside}")
     with directory:
         store = Store(directory.database)
         try:
             event_loop.run(_run(stage, request, settings, directory, store, own_rows))
         except Interrupted:
-            typer.echo("stopped; everything received is saved, the same command goes on", err=True)
+            say("stopped; everything received is saved, the same command goes on", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
             if error.errno not in _DISK:
@@ -92,7 +97,17 @@ def run_stage(stage: str, request: RunRequest) -> None:
             store.close()
     report_ended_run(path)
     if stage in ("run", "evaluate"):
-        print_scoreboard(path, next_steps=stage == "run" and request.config == "quickstart")
+        next_steps = stage == "run" and request.config == "quickstart"
+        print_scoreboard(path, next_steps=next_steps, console=PlainConsole())
+    if stage in TRAIN and not request.no_train:
+        _say_where_the_student_is(directory)
+
+
+def _say_where_the_student_is(directory: RunDirectory) -> None:
+    with closing(open_for_reading(directory.database)) as records:
+        student = newest_student(records, directory.checkpoints)
+    for line in how_to_use(student) if student else ():
+        say(line)
 
 
 async def _run(
@@ -113,10 +128,10 @@ async def _run(
     tally = Tally()
     with open_progress() as progress, JsonLog(directory.log) as log:
         observer: Observer = Observers([tally, progress, log])
-        with _interrupts(drain, tally, observer):
-            async with AsyncExitStack() as closing:
+        with draining_on_signals(drain, tally, observer):
+            async with AsyncExitStack() as stack:
                 opening = Opening(settings, directory, store, observer, drain)
-                session = await opening.session(plan, closing)
+                session = await opening.session(plan, stack)
                 for name, line in session.lines.items():
                     tally.limited.setdefault(name.partition(" ")[0], line)  # of a panel, the first judge
                 await announce(stage, request.limit, session)
@@ -153,9 +168,9 @@ def _tell_of_locks(store: Store, observer: Observer) -> None:
 
 
 def _collect_rarely(conversations: int) -> None:
-    """What is here now stays, and what conversations hold is no garbage: the collector need not look at it all the time.
+    """Keep the garbage collector from scanning objects that live as long as the run.
 
-    It stopped a run of a thousand conversations for 30 ms at a time, and found nothing.
+    With a thousand conversations in flight, each full collection stopped the event loop for 30 ms and freed nothing.
     """
     gc.collect()
     gc.freeze()
@@ -175,28 +190,3 @@ async def _beside(*companions: Coroutine[None, None, None]) -> AsyncIterator[Non
                     task.cancel()
     except ExceptionGroup as errors:
         raise first_error(errors) from errors
-
-
-@contextmanager
-def _interrupts(drain: Drain, tally: Tally, observer: Observer) -> Iterator[None]:
-    """First Ctrl-C (or SIGTERM): admit nothing new and finish. Second: cancel everything now."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-
-    def interrupted() -> None:
-        if drain.requested:
-            if task is not None:
-                task.cancel()
-        else:
-            drain.request()
-            observer.on_event(Draining(tally.in_flight()))
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    for signal_ in handled:
-        loop.add_signal_handler(signal_, interrupted)
-    try:
-        yield
-    finally:
-        for signal_ in handled:
-            with suppress(ValueError):
-                loop.remove_signal_handler(signal_)

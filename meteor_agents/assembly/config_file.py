@@ -22,10 +22,15 @@ from meteor_agents.text_encoding import decoded
 
 PRESETS = Path(configs.__file__).resolve().parent
 """The folder of the settings files that come with the package."""
+PROJECT_FILE = "meteor.yaml"
+"""The settings file of a project folder, as `meteor init` names it."""
 
 
 def find_config(config: str) -> Path:
-    """A settings file of that path, or the preset of that name. Raises `SettingsError`."""
+    """A settings file of that path, the preset of that name, or `meteor.yaml` in a folder of that path.
+
+    Raises `SettingsError` when there is none.
+    """
     if "\0" in config:
         raise SettingsError(f"{printable(config)}: no file can have this name")
     path = Path(config)
@@ -34,8 +39,10 @@ def find_config(config: str) -> Path:
     presets = {preset.stem: preset for preset in sorted(PRESETS.glob("*.yaml"))}
     if config in presets:
         return presets[config]
+    if (path / PROJECT_FILE).is_file():
+        return path / PROJECT_FILE
     if path.is_dir():
-        raise SettingsError(f"{config}: is a folder; name the settings file in it")
+        raise SettingsError(f"{config}: is a folder without {PROJECT_FILE}; name the settings file in it")
     near = nearest(config, presets)
     hint = f"did you mean the preset {near}?" if near else f"presets: {', '.join(presets)}"
     raise SettingsError(f"{printable(config)}: no such settings file or preset; {hint}")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from meteor_agents.durations import duration
 from meteor_agents.errors import UsageError
 from meteor_agents.evaluation.results import Metrics
 from meteor_agents.report.about import About
@@ -88,7 +89,7 @@ def _page(
     )  # fmt: skip
     environment.filters["share"] = lambda value: f"{value:.1%}"
     environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["clock"] = _clock
+    environment.filters["clock"] = duration
     environment.filters["usd"] = _usd
     environment.filters["moment"] = _moment
     return environment.get_template("page.html.jinja").render(
@@ -151,7 +152,7 @@ def _facts(about: About, contents: Contents) -> Mapping[str, str]:
     times = {
         "started": _moment(contents.began) if contents.began else "",
         "last activity": _moment(contents.ended) if contents.ended else "",
-        "time worked": _clock(worked) if worked else "",
+        "time worked": duration(worked) if worked else "",
     }
     return {**about.facts, **{what: value for what, value in times.items() if value}}
 
@@ -188,6 +189,3 @@ def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

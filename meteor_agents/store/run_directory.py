@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import struct
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +51,23 @@ class RunDirectory:
         finally:
             self._close()
         return aside
+
+    def in_use(self) -> bool:
+        """Whether a process is working here now. The lock is only asked about, not taken.
+
+        Also true when the lock file cannot be read. A process never sees its own lock, and must not ask about it: closing
+        a file gives up every lock that the process holds on it.
+        """
+        try:
+            lock = os.open(self.path / "run.lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        try:
+            return _held_by_another(lock)
+        finally:
+            os.close(lock)
 
     def write_config(self, text: str) -> None:
         """Write config.yaml, all or nothing, for its owner only. Raises `OSError`."""
@@ -133,6 +152,16 @@ class RunDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _held_by_another(lock: int) -> bool:
+    """Ask the kernel whether an exclusive lock on this file would have to wait (`F_GETLK`)."""
+    mac = sys.platform == "darwin"
+    layout = "qqihh" if mac else "hhqqi"  # struct flock: start, length, pid, type, whence; or type and whence first
+    kind = 3 if mac else 0
+    query = (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET) if mac else (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    answer = fcntl.fcntl(lock, fcntl.F_GETLK, struct.pack(layout, *query))
+    return bool(struct.unpack(layout, answer)[kind] != fcntl.F_UNLCK)
 
 
 def _make_private(folder: Path) -> None:

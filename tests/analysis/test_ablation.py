@@ -139,7 +139,7 @@ def test_the_table_says_gains_with_intervals_and_where_nothing_differs(tmp_path:
 @pytest.mark.parametrize(
     ("profiles", "message"),
     [
-        ("papre", "did you mean paper"),
+        ("papre", "did you mean 'paper'"),
         ("none.yaml", r"none\.yaml cannot be read"),
         ("list.yaml", "must hold settings of self_train"),
         ("paper", "is not a run directory; run `meteor refine"),

@@ -49,7 +49,7 @@ def test_page_says_when_the_run_was_how_long_it_worked_and_which_version_wrote_i
     about = About("sums", {"student": "small"}, "name: '<script>'\n")
     text = page_of(tmp_path / "run.db", library=None, about=about).read_text()
     assert "<dt>started</dt><dd>20" in text
-    assert "<dt>time worked</dt><dd>0:00:12</dd>" in text
+    assert "<dt>time worked</dt><dd>12 s</dd>" in text
     assert f"by meteor-agents {VERSION}" in text
     assert "name: &#39;&lt;script&gt;&#39;" in text
 

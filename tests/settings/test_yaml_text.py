@@ -150,7 +150,7 @@ def test_no_file_raises_anything_but_a_settings_error(
 
 
 def test_a_folder_and_a_name_with_nul_are_no_settings_file(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is a folder; name the settings file in it"):
+    with pytest.raises(SettingsError, match=r"is a folder without meteor\.yaml; name the settings file in it"):
         read_config(str(tmp_path))
     with pytest.raises(SettingsError, match="no file can have this name"):
         read_config("a\0b")
