@@ -35,6 +35,7 @@ from meteor_agents.verifiers import open_verifier
 from tests.pipeline.test_pipeline import BASE, FolderTrainer, Learner, Run, questions
 from tests.support.chat_server import running_server
 from tests.support.server_project import Project, environment
+from tests.support.tiny_model import make_tiny
 
 ALONE = """
 import sys
@@ -236,3 +237,27 @@ def replayed(run: Run) -> list[Held]:
             return [*[await again.hold(trace) for trace in records.current_traces()], *await again.evaluations()]
 
         return asyncio.run(everything())
+
+
+CONTRASTED = """
+name: sums
+domain: sums
+questions: {path: questions.jsonl, holdout: 0, gate: 0}
+student: {backend: transformers, model: tiny, sampling: {max_tokens: 6}}
+teacher: {backend: reference}
+judge: {verifier: numeric}
+self_train: {high: {contrast: base}}
+"""
+
+
+def test_a_contrast_with_the_untrained_student_is_replayed_under_the_name_that_the_run_gave_it(tmp_path: Path) -> None:
+    make_tiny(tmp_path / "tiny")
+    (tmp_path / "meteor.yaml").write_text(CONTRASTED)
+    rows = [{"id": f"r{i}", "question": f"How many? {i}", "reference": "3"} for i in range(3)]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-m", "meteor_agents.cli", "self-train", "meteor.yaml", "--no-train"], cwd=tmp_path,
+        env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no reply is recorded" not in replay(tmp_path, "runs/sums")
