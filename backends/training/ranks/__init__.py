@@ -1,1 +1,1 @@
-"""What runs in the trainer's ranks, processes of their own under DeepSpeed's launcher. Only `worker` is imported elsewhere."""
+"""What runs in the trainer's ranks, which are processes under DeepSpeed's launcher. Only `worker` is imported elsewhere."""
