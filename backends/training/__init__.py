@@ -1,1 +1,1 @@
-"""The DeepSpeed trainer: this side of the process boundary."""
+"""The DeepSpeed trainer, as the process that asks for training sees it: starting the ranks, jobs, checkpoints."""

@@ -1,1 +1,1 @@
-"""What runs inside the trainer's ranks: the other side of the process boundary."""
+"""What runs in the trainer's ranks, which are processes under DeepSpeed's launcher. Only `worker` is imported elsewhere."""
