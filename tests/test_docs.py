@@ -24,7 +24,7 @@ ELSEWHERE = {
     "evaluate.py",
 }  # fmt: skip
 """Scripts of the published code (docs/paper.md)."""
-READERS_OWN = {"parrot.py"}
+READERS_OWN = {"parrot.py", "checks.py"}
 """Files that a page has its reader write."""
 
 
