@@ -2,7 +2,7 @@
 
     python benchmarks/bare_client.py aiohttp http://127.0.0.1:PORT/v1 --questions 3000 --in-flight 512
 
-`aiohttp` is plain aiohttp; `httpx` is `backends/openai_compatible.py` without limits, store or engine; the others are
+`aiohttp` is plain aiohttp; `httpx` is `backends/http/openai_compatible.py` without limits, store or engine; the others are
 transports that it could use (`pyreqwest` and `--uvloop` need the package of that name).
 Prints one JSON object: seconds, and CPU seconds of the calls alone.
 """

@@ -1,12 +1,12 @@
 """What the method brings on two domains that a program can check, written to docs/results.md: make results.
 
-Of each domain and seed one whole run of the preset is made, whose stages are the methods that are compared: after stage 1
-it is plain distillation, after stage 2 distillation and refinement, after stage 3 the full method. So all of them have
-had exactly the same teacher answers, those of stage 1. Then, on the quickstart, the profiles of stage 3 are compared from
-the first run's stage-2 student (`meteor ablate`). Everything is resumed: what is done already is only read.
+One whole run of the preset is made for each domain and seed. Its stages are the methods compared: plain distillation after
+stage 1, distillation and refinement after stage 2, the full method after stage 3. So all methods have had exactly the same
+teacher answers, those of stage 1. Then the profiles of stage 3 are compared on the quickstart, from the first run's stage-2
+student (`meteor ablate`). Everything resumes: finished work is only read.
 
     python benchmarks/results.py                     # hours on a CPU: 3 seeds
-    python benchmarks/results.py --seeds 1 --limit 8 --out /tmp/results.md     # only to see that it works
+    python benchmarks/results.py --seeds 1 --limit 8 --out /tmp/results.md     # only to try the program
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ METHODS = {
     "self-train": "the full method",
 }
 STAGES = {"finetune": ("distill", "finetune"), "refine": ("refine",), "self-train": ("self-train",)}
-"""Whose seconds count for a method, besides those of the methods before it."""
+"""Method -> the stages whose seconds it adds to those of the methods before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished run, as far as the page tells of it."""
+    """What the page reports of one finished run."""
 
     scores: Mapping[str, Mapping[str, Scores]]
     """Method -> held-out set -> question -> 1 or 0."""
     seconds: Mapping[str, float]
-    """Stage -> seconds of all sessions, measurement apart."""
+    """Stage -> seconds over all sessions, without measurement."""
     stages: Mapping[str, Any]
     rounds: Sequence[Mapping[str, Any]]
 
@@ -89,7 +89,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(domain: str, seed: int, folder: Path, given: argparse.Namespace) -> Run:
-    """Make the run, or what is left of it, and read it."""
+    """Make the run, or finish it, and read it."""
     seeds = {"questions.seed": seed, "training.seed": seed, "student.sampling.seed": seed}
     meteor("run", domain, folder, given, *(f"--set={name}={value}" for name, value in seeds.items()))
     with closing(open_for_reading(folder / "run.db")) as records:
@@ -109,17 +109,17 @@ def ablation(domain: str, folder: Path, given: argparse.Namespace) -> list[Arm]:
 
 
 def meteor(command: str, domain: str, folder: Path, given: argparse.Namespace, *options: str) -> None:
-    """The guideline is left out: a teacher that is the data's references cannot read it."""
+    """Run a command, without guidelines: the teacher gives the data's references and cannot read a guideline."""
     fixed = [domain, f"--run-dir={folder}", "--set=distill.guideline=false", *(f"--set={one}" for one in given.set)]
     cut = [f"--limit={given.limit}"] if given.limit else []
     print(f"==> meteor {command} {domain} in {folder}", flush=True)
     done = subprocess.run([sys.executable, "-m", "meteor_agents.cli", command, *fixed, *cut, *options], check=False)
     if done.returncode:
-        sys.exit(f"meteor {command} ended with {done.returncode}; the same command goes on with what is done")
+        sys.exit(f"meteor {command} ended with {done.returncode}; run the same command again to continue")
 
 
 def scores_of(records: Records) -> Iterator[tuple[str, dict[str, Scores]]]:
-    """Of each method, by the newest evaluation of its checkpoint."""
+    """Each method with its scores, from the newest evaluation of its checkpoint."""
     for label, version in records.lineage().items():
         found: dict[str, dict[str, float]] = {}
         for heldout, id_, result in records.all_scores(version):
@@ -139,16 +139,16 @@ def head(given: argparse.Namespace) -> str:
 # What the method brings
 
 Made by `make results` (`{command}`) on {date.today():%Y-%m-%d}: {os.cpu_count()} cores, {platform.machine()}, Python
-{platform.python_version()}. {given.seeds} seed{"s" if given.seeds > 1 else ""}, of sampling, training and the choice of
-the gate's questions.{limited}
+{platform.python_version()}. {given.seeds} seed{"s" if given.seeds > 1 else ""}; a seed decides sampling, training and
+the choice of the gate's questions.{limited}
 
-- *Equal teacher answers.* Each row has had the same ones, those of stage 1. Stages 2 and 3 see further questions, and of
-  them only what the verifier says of the student's own replies: right or wrong, and a hint. The verifier knows the
-  references, so these stages are not free of supervision; they are free of answers to copy.
-- *Accuracy* is the share of right greedy replies on held-out questions. Each question is averaged over the seeds.
-  Intervals are of 95 % (Wilson's; a gain's bootstrapped over the questions, paired): they stand for other questions and not
-  for other seeds; each seed's gain is printed beside them.
-- *Shown* means that the interval of the gain excludes 0. Otherwise it says so: this data cannot tell it from nothing.
+- *Equal teacher answers.* Every row has had the same teacher answers, those of stage 1. Stages 2 and 3 use further
+  questions, and learn about them only what the verifier says of the student's own replies: right or wrong, and a hint. The verifier
+  knows the references, so these stages are supervised, but they have no answers to copy.
+- *Accuracy* is the share of correct greedy replies to held-out questions, averaged over the seeds for each question.
+  Intervals are 95 % intervals: Wilson's for an accuracy, a paired bootstrap over the questions for a gain. They describe the
+  variation between questions, not between seeds; the gain of each seed is printed beside them.
+- *A gain* or *a loss* is stated if the interval excludes 0. Otherwise this data cannot distinguish the effect from zero.
 """
 
 
@@ -159,7 +159,7 @@ def section(domain: str, student: str, found: Sequence[Run], arms: Sequence[Arm]
         parts += [f"### {heldout}", "", *table(heldout, found), ""]
         if arms:
             parts += [
-                "Stage 3 by profile, all from one stage-2 student (`meteor ablate`):",
+                "Profiles of stage 3, all from the same stage-2 student (`meteor ablate`):",
                 "",
                 *profiles(heldout, arms),
                 "",
@@ -168,7 +168,7 @@ def section(domain: str, student: str, found: Sequence[Run], arms: Sequence[Arm]
 
 
 def counts(found: Sequence[Run]) -> str:
-    """How many questions each stage had, and what became of the updates."""
+    """How many questions each stage had, and how many updates were promoted."""
     first = found[0].stages
     asked = ", ".join(f"{name} {stage['questions']}" for name, stage in first.items() if name != "finetune")
     promoted = [f"{sum(r['promoted'] for r in run_.rounds)} of {len(run_.rounds)}" for run_ in found]
@@ -215,7 +215,7 @@ def paired(pairs: Sequence[tuple[Scores, Scores]]) -> Interval:
 
 
 def share(scores: Scores) -> Interval:
-    """Of right replies, each question averaged over the seeds, with Wilson's limits, which hold at 0 and 100 % too."""
+    """The share of correct replies, each question averaged over the seeds, with Wilson's limits (valid at 0 and 100 %)."""
     return proportion(math.fsum(scores.values()), len(scores))
 
 
@@ -227,12 +227,12 @@ def judged(interval: Interval) -> str:
     if not any(interval):
         return "+0.0%: no question differs"
     if interval.low > 0:
-        return f"{written(interval, '+')}: a gain is shown"
-    return f"{written(interval, '+')}: " + ("a loss is shown" if interval.high < 0 else "no difference is shown")
+        return f"{written(interval, '+')}: a gain"
+    return f"{written(interval, '+')}: " + ("a loss" if interval.high < 0 else "not distinguishable from 0")
 
 
 FOOT = """\
-Minutes are those of a stage's conversations and updates, averaged over the seeds; measurement is not in them.
+Minutes are those of a stage's conversations and updates, averaged over the seeds, without measurement.
 """
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "calls": {"ground", "settings", "store"},
     "pipeline": {"ground", "verifiers", "settings", "data", "method", "store", "evaluation", "calls"},
     "analysis": {"ground", "settings", "data", "method", "store", "evaluation", "calls", "pipeline"},
-    "report": {"ground", "data", "method", "store", "evaluation", "pipeline", "analysis"},
+    "report": {"ground", "settings", "data", "method", "store", "evaluation", "pipeline", "analysis"},
     "backends": {"ground", "settings"},
     "backends.http": {"ground", "settings", "backends"},
     "backends.local": {"ground", "settings", "backends"},
