@@ -31,8 +31,10 @@ class GradedReply(Message):
     """A hash of the question as it was asked, so that an edited question is asked again."""
     attempt: Attempt
     status: Status
-    """The verifier's verdict; INCORRECT for a reply that was cut, refused or filtered. Without a verifier: CORRECT if a judge
-    gave scores, ERROR if none did."""
+    """The verifier's verdict; INCORRECT for a reply that was cut, refused or filtered.
+
+    Without a verifier: CORRECT if a judge gave scores, ERROR if none did.
+    """
     explanation: str = ""
     """The verifier's explanation, or the judges' justification of their scores."""
     scores: dict[str, float] | None = None
