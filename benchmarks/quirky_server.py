@@ -60,14 +60,15 @@ class Quirky:
         self.share, self.seed = share, seed
         self.asked: Counter[str] = Counter()
         self.quirks: Counter[str] = Counter()
+        self.good = 0
+        """Replies without a quirk."""
         self.paid: dict[str, list[float]] = defaultdict(list)
-        """Request -> when it got a good reply."""
+        """Request -> when it got a reply: a whole completion with text in it, odd or not."""
 
     def account(self) -> dict[str, Any]:
-        """Calls, quirks by name, good replies, and when requests that got several of them got each."""
+        """Calls, quirks by name, good replies, and when requests that got several replies got each."""
         several = {request: moments for request, moments in self.paid.items() if len(moments) > 1}
-        good = sum(map(len, self.paid.values()))
-        return {"calls": self.asked.total(), "quirks": dict(self.quirks), "good": good, "several": several}
+        return {"calls": self.asked.total(), "quirks": dict(self.quirks), "good": self.good, "several": several}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends."""
@@ -92,11 +93,14 @@ class Quirky:
         await asyncio.sleep(0.01)
         if draw.random() >= self.share:
             await send(writer, completion(good_text(role, prompt, request)))
+            self.good += 1
             self.paid[request].append(time.time())
             return
         quirk = draw.choice([*HTTP, *USAGE, *WIRE, *(STUDENT if role == "student" else JUDGE)])
         self.quirks[f"{role}: {quirk}"] += 1
         await self._misbehave(quirk, good_text(role, prompt, request), writer)
+        if quirk not in HTTP:
+            self.paid[request].append(time.time())  # those of WIRE have raised
 
     async def _misbehave(self, quirk: str, good: str, writer: asyncio.StreamWriter) -> None:
         if quirk in HTTP:

@@ -8,12 +8,15 @@ moments and begun again by the same command, until it is done. What has to hold,
 
 - every question has ended, and none by a traceback of ours;
 - no trace is accepted on a broken verdict: each accepted answer is right, and its verdict is one that the server meant;
-- no call is paid for twice, except those in flight when the run was killed (one for each place of both roles).
+- no call is paid for twice, except those in flight when the run was killed (one for each place of both roles). What the
+  run asked for on purpose is in its store, a row a reply: a judge that sees the same wrong answer in two tries is asked in
+  both. A reply is paid twice when the server sent more of them to a request than the store has rows for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import subprocess
@@ -58,6 +61,8 @@ class Account:
     """The last line of each command; empty for one that ended well or was killed."""
     kills: list[float] = field(default_factory=list)
     served: dict[str, Any] = field(default_factory=dict)
+    wanted: Counter[str] = field(default_factory=Counter)
+    """Request -> the replies to it that the store holds, one for each try."""
 
     @property
     def stuck(self) -> bool:
@@ -66,18 +71,22 @@ class Account:
         return len(last) == SAME_END and len(set(last)) == 1 and last[0] != ""
 
     def paid_twice(self) -> tuple[list[str], int]:
-        """Requests that got a good reply again: those whose first was not in flight at a kill, and how many were.
+        """Replies beyond those that the store holds: those that no kill explains, and how many a kill explains.
 
         Of the former: how long before the next kill the reply was sent, and how long after it the next one.
         """
         unexcused, excused = list[str](), 0
         for request, moments in self.served["several"].items():
+            beyond = max(0, len(moments) - self.wanted[request])
+            lost, kept = list[str](), 0
             for paid, again in pairwise(moments):
                 if any(kill - IN_FLIGHT_S <= paid <= kill + 1 for kill in self.kills):
-                    excused += 1
+                    kept += 1
                 else:
                     before = min((kill - paid for kill in self.kills if kill > paid), default=float("inf"))
-                    unexcused.append(f"{request}: {before:.1f} s before a kill, again after {again - paid:.1f} s")
+                    lost.append(f"{request}: {before:.1f} s before a kill, again after {again - paid:.1f} s")
+            excused += min(beyond, kept)
+            unexcused += lost[: max(0, beyond - kept)]
         return unexcused, excused
 
     @property
@@ -173,6 +182,13 @@ def read_traces(folder: Path, account: Account) -> None:
                 account.broken.append(trace.question.id)
             if trace.error:
                 account.reasons[trace.error[:90]] += 1
+        rows = records.each("SELECT role, request FROM calls")
+        account.wanted.update(request_hash(role, json.loads(request)["messages"]) for role, request in rows)
+
+
+def request_hash(model: str, messages: list[dict[str, str]]) -> str:
+    """The name that the server has for a request; here the models are called after their roles."""
+    return hashlib.sha256(json.dumps([model, messages]).encode()).hexdigest()[:16]
 
 
 def rightly_accepted(trace: Trace) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import Any
 import aiohttp
 import httpx
 
+from meteor_agents.backends.http.body import ENCODINGS, read_body
 from meteor_agents.backends.http.transport import QUOTED, Secrets, open_transport
 from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, TransientModelError, UnreachableError
+from meteor_agents.safe_text import parse_json
+
+MOST_BYTES = 4 * 2**20
+"""Of an answer. The longest, `/server_info`, takes some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,8 @@ class SGLangServer:
             self.host = httpx.URL(self.url).netloc.decode()
         except httpx.InvalidURL as invalid:
             raise SettingsError(f"base_url {url!r} is not a URL: {invalid}") from None
-        self._client = httpx.AsyncClient(headers=headers, transport=open_transport(httpx.URL(self.url)))
+        own = {"Accept-Encoding": ENCODINGS, **(headers or {})}
+        self._client = httpx.AsyncClient(headers=own, transport=open_transport(httpx.URL(self.url)))
 
     def __repr__(self) -> str:
         return f"SGLangServer({self.host!r})"
@@ -129,26 +136,34 @@ class SGLangServer:
         await self._client.aclose()
 
     async def _ask(self, method: str, path: str, body: object = None, *, within_s: float) -> Any:
+        timeout = httpx.Timeout(within_s, connect=self._patience.short_s)
+        request = self._client.build_request(method, self.url + path, json=body, timeout=timeout)
         try:
-            response = await self._client.request(
-                method, self.url + path, json=body, timeout=httpx.Timeout(within_s, connect=self._patience.short_s)
-            )
-        except (httpx.RequestError, aiohttp.ClientError, OSError) as error:
-            late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
+            async with asyncio.timeout(within_s):  # the time-out of the client is that of a single read
+                response = await self._client.send(request, stream=True)
+                try:
+                    answer = await read_body(response, MOST_BYTES)
+                finally:
+                    await response.aclose()
+        except (httpx.RequestError, httpx.StreamError, aiohttp.ClientError, OSError) as error:
+            late = any(isinstance(e, (TimeoutError, httpx.TimeoutException)) for e in (error, error.__cause__))
             words = self._shown(str(error) or type(error).__name__)
             what = f"{self.host}: {'no answer in time' if late else 'no connection'} ({path}): {words}"
             failure: ModelError = TransientModelError(what) if late else UnreachableError(what)
         else:
+            if response.is_success and answer.whole:
+                return _content(answer.content)
+            said = self._shown(answer.content[: 10 * QUOTED].decode("utf-8", "replace")) or "no words"
+            what = f"{self.host} answered {response.status_code} to {path}: {said}"
             if response.is_success:
-                return _content(response)
-            what = f"{self.host} answered {response.status_code} to {path}: {self._shown(response.text) or 'no words'}"
-            if response.status_code == 404:
+                what = f"{self.host}: its answer to {path} is longer than {MOST_BYTES // 2**20} MB. It is no SGLang server"
+            elif response.status_code == 404:
                 what += ". It is no SGLang server, or a router; name the servers behind it in base_url"
             failure = TransientModelError(what) if response.status_code >= 500 else RefusedCallError(what)
         raise failure from None  # the library's error holds the request, and with it the key
 
     def _shown(self, words: object) -> str:
-        return self._secrets.hidden_in(str(words))[:QUOTED]
+        return self._secrets.quoted(str(words))
 
 
 def _aborted(reply: dict[str, Any]) -> str | None:
@@ -160,8 +175,10 @@ def _aborted(reply: dict[str, Any]) -> str | None:
     return None
 
 
-def _content(response: httpx.Response) -> Any:
+def _content(body: bytes) -> Any:
+    """The JSON value of an answer; its text where it is none."""
+    text = body.decode("utf-8", "replace")
     try:
-        return response.json()
+        return parse_json(text)
     except ValueError:
-        return response.text
+        return text

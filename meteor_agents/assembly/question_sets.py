@@ -55,11 +55,20 @@ def open_questions(
     cap = settings.evaluate.sample if limit is None else min(limit, settings.evaluate.sample or limit)
     if not heldout:
         observer.on_event(Note("no held-out questions: nothing will be measured (questions.holdout or .heldout)"))
+    if split.gate:
+        observer.on_event(Note(_gate_told(len(split.gate), len(split.train))))
     return QuestionSets(
         train=split.train,
         gate=split.gate[:limit],
         heldout={name: list(held[:cap]) for name, held in heldout.items()},
         set_apart=split.set_apart(holdout=given.holdout, gate=given.gate, seed=given.seed),
+    )
+
+
+def _gate_told(gate: int, train: int) -> str:
+    return (
+        f"{gate:,} of the {gate + train:,} questions that are not held out are set apart for the gate, which checks each "
+        "update of the student; the stages do not ask them (questions.gate: 0 sets none apart)"
     )
 
 

@@ -80,10 +80,10 @@ class RecordedModel:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
-        while self._only not in (None, occasion.stage):
-            await self._admitted.wait()
         """The stored reply if there is one that serves, else the model's, once it is stored. Raises `ModelError`,
         `BudgetReached`, `ServerDown`, `StoreError`."""
+        while self._only not in (None, occasion.stage):
+            await self._admitted.wait()
         try:
             key = self._key(messages, sampling, occasion)
         except UnicodeEncodeError:  # half an emoji: no server could be sent it either
@@ -104,9 +104,14 @@ class RecordedModel:
         return call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
 
     def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
-        """Looked up on the loop: by index, which takes less than the way to a thread and back."""
+        """Looked up on the loop: by index, which takes less than the way to a thread and back.
+
+        A reply that the server broke off or paused is no reply to use again: the call is made anew, so that a question that
+        failed for it can be healed. What it cost stays counted.
+        """
         older = self.also_reusable.get(occasion.stage, ())
-        return self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
+        stored = self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
+        return None if stored is None or stored.finish_reason in BROKEN_OFF else stored
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:
@@ -165,6 +170,8 @@ class RecordedModel:
         return self._weights() if self._weights else self._identity
 
 
+BROKEN_OFF = (FinishReason.FAILED, FinishReason.PAUSED, FinishReason.UNKNOWN)
+"""Endings that are the server's doing, and may be others the next time."""
 _COUNTED = {FinishReason.REFUSED: Counter.REFUSED, FinishReason.FILTERED: Counter.FILTERED}
 _MESSAGES = TypeAdapter(tuple[ChatMessage, ...])
 

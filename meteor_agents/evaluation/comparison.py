@@ -68,7 +68,7 @@ class WinShares(Message):
 async def compare(
     question: Question, judges: Mapping[str, ModelJudge], without: Attempt, with_: Attempt
 ) -> PairComparison:
-    """Have every judge compare two replies in both orders. Raises `ModelError` if a judge gives no reply."""
+    """Have every judge compare two complete replies in both orders. Raises `ModelError` if a judge gives no reply."""
     asked = {name: await _compare(question, judge, without, with_) for name, judge in judges.items()}
     read = {name: preferences for name, preferences in asked.items() if preferences}
     return PairComparison(read, len(asked) - len(read), len(with_.text) - len(without.text))

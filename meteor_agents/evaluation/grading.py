@@ -1,4 +1,4 @@
-"""Grading one reply: exactly by a verifier, by five criteria by model judges, or both."""
+"""Grading one reply: exactly by a verifier, by five criteria by model judges, or both. Only a complete reply is judged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import Student
+from meteor_agents.method.conversations import UNJUDGED
 from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge
 from meteor_agents.method.replies import CRITERIA, SCORES_SCHEMA, parse_justification, parse_scores
 from meteor_agents.models import Occasion, SamplingParams
@@ -51,8 +52,16 @@ async def grade(
 ) -> GradedReply:
     """The panel's grades of one reply. With `asking=2` every judge is asked anew: stored replies are not reused.
 
+    A reply that is not complete is shown to nobody: it gets no score, and where there is a verifier, one that was cut,
+    refused or filtered is wrong. One that the server broke off has status ERROR, and its question stays owed.
+
     Raises `ModelError` if a model judge gives no reply. A reply that cannot be read is no error: it counts as `unread`.
     """
+    if (unjudged := UNJUDGED.get(attempt.ending)) is not None:
+        status = unjudged.status if panel.verifier else Status.ERROR
+        return GradedReply(
+            asked=fingerprint(question), attempt=attempt, status=status, explanation=unjudged.explanation
+        )
     graded = {name: await _grades(question, attempt, judge, stage, asking) for name, judge in panel.judges.items()}
     given = {name: found for name, found in graded.items() if found.scores}
     verdict = await panel.verifier.evaluate(question, attempt, stage=stage) if panel.verifier else None
@@ -104,4 +113,6 @@ def is_graded(reply: GradedReply | None, question: Question) -> bool:
     """Whether there is a reply to the question as it reads now, graded by the whole panel."""
     if reply is None or reply.asked != fingerprint(question):
         return False
+    if (unjudged := UNJUDGED.get(reply.attempt.ending)) is not None:
+        return unjudged.status is not Status.ERROR
     return reply.status is not Status.ERROR and not reply.unread

@@ -31,7 +31,10 @@ class GradedReply(Message):
     """A hash of the question as it was asked, so that an edited question is asked again."""
     attempt: Attempt
     status: Status
-    """The verifier's verdict. Without a verifier: CORRECT if a judge gave scores, ERROR if none did."""
+    """The verifier's verdict; INCORRECT for a reply that was cut, refused or filtered.
+
+    Without a verifier: CORRECT if a judge gave scores, ERROR if none did.
+    """
     explanation: str = ""
     """The verifier's explanation, or the judges' justification of their scores."""
     scores: dict[str, float] | None = None
@@ -114,9 +117,11 @@ class Metrics(Message):
     failed: int
     """Questions without a reply; left out of every figure."""
     judge_errors: int
-    """Replies without a verdict; left out of every figure."""
+    """Complete replies without a verdict; left out of every figure."""
     truncated: int
-    """Replies cut off at max_tokens."""
+    """Replies cut off at max_tokens: wrong by a verifier, and without a model judge's score."""
+    incomplete: int = 0
+    """Other replies that are not whole (refused, filtered, broken off), which count in the same way."""
     accuracy: Statistic | None = None
     """Share of correct replies (verifier)."""
     criteria: dict[str, Statistic] = Field(default_factory=dict)
@@ -151,8 +156,12 @@ def summarise(
     return Metrics(
         questions=asked,
         failed=asked - len(replies),
-        judge_errors=sum(reply.status is Status.ERROR and not reply.scores for reply in replies.values()),
+        judge_errors=sum(
+            reply.status is Status.ERROR and not reply.scores and reply.attempt.ending.complete
+            for reply in replies.values()
+        ),
         truncated=sum(reply.attempt.truncated for reply in replies.values()),
+        incomplete=sum(not (reply.attempt.ending.complete or reply.attempt.truncated) for reply in replies.values()),
         accuracy=statistics[ACCURACY],
         criteria={name: found for name in (*CRITERIA, OVERALL) if (found := statistics[name]) is not None},
         near_training=len(near),

@@ -4,7 +4,7 @@ A user's folder overrides the built-in ones by file name. Every template gets `d
 may use depends on its name (see `VARIABLES`). A variable that its role does not get is refused when the template is loaded.
 
 Folders of prompts are shared between people, so a template is not trusted: it gets plain values only (texts, numbers, lists
-and mappings made for it), and Jinja's sandbox is a second wall behind that.
+and mappings made for it), and a sandbox with bounds on time and memory is a second wall behind that.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import jinja2
 import jinja2.meta
-import jinja2.sandbox
 
 from meteor_agents.errors import TemplateError
 from meteor_agents.messages import Message
+from meteor_agents.method.template_sandbox import Sandbox
 from meteor_agents.models import ChatMessage
 from meteor_agents.safe_text import clean
 from meteor_agents.traces import Turn
@@ -49,15 +49,6 @@ BLOCKS = ("system", "user")
 SUFFIX = ".jinja"
 
 
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """A mapping's keys come before its methods, so that a column of the data may be called `items`."""
-
-    def getattr(self, obj: Any, attribute: str) -> Any:
-        if isinstance(obj, dict) and attribute in obj:
-            return obj[attribute]
-        return super().getattr(obj, attribute)
-
-
 class Source(NamedTuple):
     """One template's file, and a hash of its text."""
 
@@ -70,7 +61,7 @@ class Templates:
     """The templates of a run, by name. Raises `TemplateError` at once for anything that would fail later."""
 
     def __init__(self, builtin: Path, override: Path | None = None) -> None:
-        self._environment = _Sandbox(
+        self._environment = Sandbox(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False
         )
         if override is not None:
@@ -92,7 +83,9 @@ class Templates:
         messages: list[ChatMessage] = []
         for block in BLOCKS:
             try:
-                text = clean("".join(template.blocks[block](context))).strip() if block in template.blocks else ""
+                self._environment.begin()
+                rendered = template.blocks[block](context) if block in template.blocks else ()
+                text = clean(self._environment.concat(rendered)).strip()
             except Exception as error:  # a template is a program of the user's: whatever it raises is its fault
                 where, what = f"{self._sources[name].path}: block {block!r}", str(error) or type(error).__name__
                 raise TemplateError(f"{where} cannot be rendered: {what}") from error

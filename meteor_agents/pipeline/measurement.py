@@ -144,7 +144,10 @@ class Measurement:
             await self._keep_conclusion(heldout, EvaluationKind.DIFFERENCES, rows)
 
     async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
-        """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion."""
+        """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion.
+
+        Questions to which both replies are complete are compared.
+        """
         judges = self._panel.judges
         labels = list(results)
         if not judges or not self._session.settings.evaluate.pairwise:
@@ -153,7 +156,8 @@ class Measurement:
         others = [*(own[:1] if len(own) > 1 else []), *(rival.name for rival in self._rivals)]
         for before in others:
             without, with_ = results[before], results[own[-1]]
-            both = [q for q in self._session.questions.heldout[heldout] if q.id in without and q.id in with_]
+            whole = [{id_ for id_, reply in side.items() if reply.attempt.ending.complete} for side in (without, with_)]
+            both = [q for q in self._session.questions.heldout[heldout] if all(q.id in ids for ids in whole)]
             found: dict[str, PairComparison] = {}
 
             async def compared(

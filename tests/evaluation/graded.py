@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.voice import Voice
-from meteor_agents.models import ChatMessage, Completion, Occasion, SamplingParams
+from meteor_agents.models import ChatMessage, Completion, FinishReason, Occasion, SamplingParams
 
 QUESTION = Question(id="q", question="What is one plus one?", reference="2")
 TEMPLATES = Templates(Path(prompts.__file__).parent)
@@ -55,6 +56,19 @@ def result(score: float | None = None, status: Status = Status.CORRECT, text: st
     return GradedReply(asked="x", attempt=attempt(text), status=status, scores=scores, **more)
 
 
-def examined(panel: Panel) -> GradedReply:
-    student = Student(voice(lambda text: "Answer: 2"))
+class Ending(ScriptedModel):
+    """Says the right answer and ends its reply in one way."""
+
+    def __init__(self, ending: FinishReason) -> None:
+        super().__init__(["Answer: 2"])
+        self.ending = ending
+
+    async def complete(
+        self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion | None = None
+    ) -> Completion:
+        return replace(await super().complete(messages, sampling), finish_reason=self.ending)
+
+
+def examined(panel: Panel, ending: FinishReason = FinishReason.COMPLETE) -> GradedReply:
+    student = Student(Voice(Ending(ending), TEMPLATES, "sums", SamplingParams()))
     return asyncio.run(ask_and_grade(QUESTION, student, panel, sampling=SamplingParams()))

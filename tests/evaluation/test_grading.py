@@ -8,12 +8,13 @@ import random
 import pytest
 
 from meteor_agents.errors import StoreError
-from meteor_agents.evaluation.grading import Panel
+from meteor_agents.evaluation.grading import Panel, is_graded
 from meteor_agents.evaluation.results import read_graded_reply, summarise
-from meteor_agents.messages import Status
+from meteor_agents.messages import Attempt, Question, Status, Verdict
 from meteor_agents.method.judges import ModelJudge
 from meteor_agents.method.replies import CRITERIA
-from tests.evaluation.graded import examined, result, scoring, voice
+from meteor_agents.models import FinishReason
+from tests.evaluation.graded import QUESTION, examined, result, scoring, voice
 
 
 def test_a_panel_scores_by_its_mean_and_keeps_what_each_judge_said() -> None:
@@ -33,6 +34,41 @@ def test_a_judge_that_cannot_be_read_never_scores_and_its_question_is_owed_again
     assert (metrics.judge_errors, metrics.failed) == (1, 1)
     assert metrics.criteria["overall"].n == 1
     assert metrics.accuracy is None, "no verifier, no accuracy"
+
+
+INCOMPLETE = [ending for ending in FinishReason if not ending.complete]
+THE_STUDENTS_DOING = (FinishReason.CUT, FinishReason.REFUSED, FinishReason.FILTERED)
+
+
+class Lenient:
+    """A verifier to which everything is right."""
+
+    free = True
+
+    async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
+        return Verdict(status=Status.CORRECT, model="verifier:lenient")
+
+
+@pytest.mark.parametrize("ending", INCOMPLETE)
+def test_a_reply_that_is_not_complete_is_never_right_and_never_scored(ending: FinishReason) -> None:
+    verified = examined(Panel(Lenient(), {"one": scoring(9)}), ending)
+    assert (verified.scores, verified.unread) == (None, 0)
+    assert ending.told in verified.explanation or "cut off" in verified.explanation
+    settled = ending in THE_STUDENTS_DOING
+    assert verified.status is (Status.INCORRECT if settled else Status.ERROR)
+    assert verified.correct == (0.0 if settled else None)
+    assert is_graded(verified, QUESTION) is settled, "what the server broke off is asked again"
+
+
+@pytest.mark.parametrize("ending", INCOMPLETE)
+def test_without_a_verifier_a_reply_that_is_not_complete_has_no_figure_and_is_no_judges_error(ending: FinishReason) -> None:
+    scored = examined(Panel(judges={"one": scoring(9)}), ending)
+    assert (scored.scores, scored.correct, scored.overall) == (None, None, None)
+    assert is_graded(scored, QUESTION) is (ending in THE_STUDENTS_DOING)
+    metrics = summarise({"a": scored, "b": result(7)}, asked=2)
+    assert (metrics.judge_errors, metrics.truncated + metrics.incomplete) == (0, 1)
+    assert metrics.criteria["overall"].n == 1
+    assert metrics.accuracy is None
 
 
 def test_a_verifiers_accuracy_stands_beside_the_judges_scores() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.backends.sglang_servers.server import SGLangServer
-from meteor_agents.errors import RefusedCallError, ServerDown, TransientModelError
+from meteor_agents.backends.sglang_servers.server import Patience, SGLangServer
+from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, TransientModelError
 from meteor_agents.models import ChatMessage
 from tests.backends.conformance.fake_server import FakeServer
+from tests.backends.http.raw_server import RawServer, Reply
 from tests.sglang.test_sglang import (
     GREEDY,
     base,
@@ -124,6 +127,44 @@ def test_a_generation_that_the_server_aborted_is_no_sign_of_life(ending: dict[st
 def test_any_other_ending_of_a_generation_is(about: dict[str, Any]) -> None:
     with answering({"text": "a", **about}) as url:
         asyncio.run(generate(url))
+
+
+def without_end() -> Iterator[bytes]:
+    """An answer of a gigabyte."""
+    yield b'{"text": "'
+    for _ in range(2**14):
+        yield b"x" * 2**16
+
+
+def dripping() -> Iterator[bytes]:
+    """An answer that never ends and never pauses for long."""
+    while True:
+        yield b" "
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "complaint"),
+    [
+        (without_end, {}, "is longer than 4 MB"),
+        (gzip.compress(b" " * 10**8), {"Content-Encoding": "gzip"}, "is longer than 4 MB"),
+        (dripping, {}, "no answer in time"),
+        (b"[" * 200_000, {}, "holds no text"),
+        (b'{"text": 1' + b"0" * 5000 + b"}", {}, "holds no text"),
+    ],
+)
+def test_an_answer_that_no_server_means_is_an_error_in_bounded_time_and_memory(
+    sent: bytes | Callable[[], Iterator[bytes]], headers: dict[str, str], complaint: str
+) -> None:
+    async def work(url: str) -> None:
+        server = SGLangServer(url, patience=Patience(short_s=1, token_s=1))
+        try:
+            await server.generate_token()
+        finally:
+            await server.aclose()
+
+    with RawServer([Reply(sent, 200, headers)]).running() as raw, pytest.raises(ModelError, match=complaint):
+        asyncio.run(asyncio.wait_for(work(raw.url), 20))
 
 
 def change_weights(folder: Path) -> None:
