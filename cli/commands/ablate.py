@@ -25,8 +25,8 @@ from meteor_agents.evaluation.statistics import Interval
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.nearest import did_you_mean
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.profiles import PROFILES
 from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import PROFILES
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.store import Store

@@ -17,10 +17,10 @@ from meteor_agents.method.conversations import SELF_TRAIN
 from meteor_agents.method.strategies import BASE as CONTRAST_BASE
 from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.pipeline import Pipeline
-from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.session import Session
-from meteor_agents.settings.profiles import instead
+from meteor_agents.pipeline.stages.self_training import SelfTraining
 from meteor_agents.settings.run import Settings
+from meteor_agents.settings.stages import instead
 from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 

@@ -18,8 +18,8 @@ from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.gate import GATE
 from meteor_agents.pipeline.recipes import FINETUNE
-from meteor_agents.pipeline.self_training import stage_of
 from meteor_agents.pipeline.stage_calls import distilling, greedy, refining, self_training
+from meteor_agents.pipeline.stages.self_training import stage_of
 from meteor_agents.training import Checkpoint
 
 

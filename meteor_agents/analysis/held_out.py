@@ -14,7 +14,7 @@ from meteor_agents.evaluation.judge_reliability import JudgeReliability
 from meteor_agents.evaluation.results import GradedReply, Metrics, first_problem, read_graded_reply
 from meteor_agents.messages import Message
 from meteor_agents.pipeline.checkpoints import LINEAGE
-from meteor_agents.pipeline.measurement import RIVALS
+from meteor_agents.pipeline.stages.measurement import RIVALS
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.store.records import Records
 

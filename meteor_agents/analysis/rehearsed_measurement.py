@@ -13,8 +13,8 @@ from meteor_agents.evaluation.results import read_graded_reply
 from meteor_agents.messages import Attempt, Question
 from meteor_agents.method.agents import Student
 from meteor_agents.models import SamplingParams
-from meteor_agents.pipeline.measurement import finding, labelled
 from meteor_agents.pipeline.stage_calls import greedy
+from meteor_agents.pipeline.stages.measurement import finding, labelled
 from meteor_agents.training import Checkpoint
 
 

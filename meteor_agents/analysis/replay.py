@@ -23,8 +23,8 @@ from meteor_agents.messages import Attempt, Guideline, Question
 from meteor_agents.method.conversations import DISTILL, REFINE
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import LINEAGE
-from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.stage_calls import distilling, examining, refining, self_training
+from meteor_agents.pipeline.stages.measurement import OVERLAPS
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.store.records import Records

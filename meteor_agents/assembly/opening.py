@@ -26,10 +26,9 @@ from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.cast import FreeJudges, cast_agents, role_models
 from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.engine import Drain
-from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.recipes import Recipes
-from meteor_agents.pipeline.served_student import ServedStudent
-from meteor_agents.pipeline.session import QuestionSets, Session
+from meteor_agents.pipeline.session import QuestionSets, ServedStudent, Session
+from meteor_agents.pipeline.stages.measurement import OVERLAPS
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.inputs import Inputs
 from meteor_agents.store.records import Records

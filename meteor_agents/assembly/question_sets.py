@@ -12,8 +12,8 @@ from meteor_agents.data.splitting import SetApart, split_questions
 from meteor_agents.errors import QuestionsError, SettingsError
 from meteor_agents.events import Note, Observer, OverlapFound
 from meteor_agents.messages import Question
-from meteor_agents.pipeline.measurement import OVERLAPS
 from meteor_agents.pipeline.session import QuestionSets
+from meteor_agents.pipeline.stages.measurement import OVERLAPS
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import Records
 

@@ -18,7 +18,7 @@ from tenacity import (
 from meteor_agents.calls.server import GIVE_UP_S
 from meteor_agents.errors import TransientModelError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 
 
 @runtime_checkable

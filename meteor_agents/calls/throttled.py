@@ -12,7 +12,7 @@ from meteor_agents.calls.server import Server
 from meteor_agents.calls.windows import Booking, RequestWindow, TokenWindow
 from meteor_agents.errors import ModelError, TransientModelError
 from meteor_agents.models import CHARACTERS_PER_TOKEN, ChatMessage, ChatModel, Completion, SamplingParams
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 
 
 class Throttled:

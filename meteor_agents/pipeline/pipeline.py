@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meteor_agents.method.conversations import REFINE, SELF_TRAIN
-from meteor_agents.pipeline import distilling
 from meteor_agents.pipeline.checkpoints import BASE, LINEAGE
-from meteor_agents.pipeline.measurement import Measurement
 from meteor_agents.pipeline.recipes import FINETUNE
-from meteor_agents.pipeline.refining import refine
-from meteor_agents.pipeline.self_training import SelfTraining
 from meteor_agents.pipeline.session import Session
+from meteor_agents.pipeline.stages import distilling
+from meteor_agents.pipeline.stages.measurement import Measurement
+from meteor_agents.pipeline.stages.refining import refine
+from meteor_agents.pipeline.stages.self_training import SelfTraining
 from meteor_agents.training import ChatExample, Example
 
 

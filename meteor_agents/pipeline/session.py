@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meteor_agents.abilities import FreesMemory, LoadsWeights
+from meteor_agents.calls.recorded import RecordedModel
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.data.splitting import SetApart
+from meteor_agents.errors import UsageError
 from meteor_agents.evaluation.human_labels import HumanLabel
 from meteor_agents.events import Note, Observer
 from meteor_agents.messages import Question
@@ -17,7 +21,6 @@ from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.engine import Drain, Window
 from meteor_agents.pipeline.recipes import Recipes
-from meteor_agents.pipeline.served_student import ServedStudent
 from meteor_agents.settings.run import Settings
 from meteor_agents.settings.stages import TakeSettings
 from meteor_agents.store.store import Store
@@ -96,3 +99,34 @@ class Session:
     def note(self, sentence: str) -> None:
         """Tell whoever watches the run."""
         self.observer.on_event(Note(sentence))
+
+
+class ServedStudent:
+    """The model that speaks as the student, and the checkpoint that it starts from."""
+
+    def __init__(self, calls: RecordedModel, model: object, base: Checkpoint) -> None:
+        self.base = base
+        self.model = model
+        """The bare model, to ask what it can do (`abilities`)."""
+        self._calls = calls
+
+    async def serve(self, checkpoint: Checkpoint) -> None:
+        """Speak with these weights from now on. Raises `UsageError` where the backend cannot load them."""
+        if isinstance(self.model, LoadsWeights):
+            if self.model.weights != checkpoint.version:
+                await self.model.load_weights(checkpoint.path, checkpoint.version)
+        elif checkpoint.version != self.base.version:
+            raise UsageError("the student's backend cannot load new weights; use `backend: transformers` or `sglang`")
+
+    async def free_memory(self) -> None:
+        """Give the device's memory to the trainer, where the backend can. The next call takes it back."""
+        if isinstance(self.model, FreesMemory):
+            await self.model.free_memory()
+
+    def only(self, stage: str) -> AbstractAsyncContextManager[None]:
+        """While inside, only the calls of this stage reach the model; others wait."""
+        return self._calls.only(stage)
+
+    def may_reuse(self, stage: str, versions: Sequence[str]) -> None:
+        """In this stage, stored replies of these weights versions (newest first) count as the student's own."""
+        self._calls.also_reusable[stage] = tuple(versions)

@@ -11,7 +11,7 @@ from meteor_agents.analysis.status import read_status
 from meteor_agents.data.near_duplicates import NearDuplicatesBySet
 from meteor_agents.errors import StoreError
 from meteor_agents.evaluation.results import GradedReply, first_problem
-from meteor_agents.pipeline.measurement import OVERLAPS
+from meteor_agents.pipeline.stages.measurement import OVERLAPS
 from meteor_agents.store.call_records import Spent
 from meteor_agents.store.records import Records
 

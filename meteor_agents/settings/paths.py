@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from meteor_agents.settings.backend_options import MODEL_FOLDERS
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.evaluation import EvaluateSettings
 from meteor_agents.settings.questions import QuestionsSettings
-from meteor_agents.settings.roles import ROLES, ModelSettings
+from meteor_agents.settings.roles import MODEL_FOLDERS, ROLES, ModelSettings
 from meteor_agents.settings.run import PromptsSettings, Settings
 from meteor_agents.settings.stages import STAGES_THAT_TRAIN, SelfTrainSettings, TakeSettings
 from meteor_agents.training import TrainingSettings

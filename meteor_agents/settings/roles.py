@@ -8,14 +8,57 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from meteor_agents.models import SamplingParams
-from meteor_agents.settings.backend_options import NOT_DECIDING
 from meteor_agents.settings.credentials import secret_in_address, texts_in
-from meteor_agents.settings.limits import Limits
 from meteor_agents.settings.section import Section
 
 ROLES = ("student", "teacher", "judge")
 REFERENCE = "reference"
 """The backend of a teacher that answers with the references of the data."""
+
+
+# Backends import the settings, so the settings cannot ask a backend which of its options matter. They need to know two
+# things without asking, because stored calls and runs are found by them: which options change no reply, and which
+# backends load their model from a folder.
+NOT_DECIDING = frozenset(
+    {
+        "base_url",
+        "headers",
+        "headers_env",
+        "api_key_env",
+        "query",
+        "token_limit",
+        "device",
+        "max_batch",
+        "launch",
+        "while_training",
+    }
+)
+"""Options that say where and how a model is asked, but do not change what it replies.
+
+A run with another value of one of these finds the calls that are stored already. An option that is not listed is part of
+every call's key. Adding or removing a name makes existing runs ask their calls again.
+"""
+MODEL_FOLDERS = frozenset({"transformers", "sglang"})
+"""Backends whose `model` may be a folder, relative to the settings file. For all others `model` is only a name."""
+
+
+class Limits(Section):
+    """How fast one role's model may be asked, and how long a call may take."""
+
+    concurrency: int = Field(default=64, ge=1)
+    """Calls in flight at once. A server that reports overload is given fewer for a while, and then more again."""
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    """Calls begun in any 60 seconds; no limit when absent."""
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Tokens of prompts and replies together in any 60 seconds; no limit when absent."""
+    timeout_s: float = Field(default=120, gt=0)
+    """Seconds that one try at a server may take in all. A model in this process has no time limit."""
+    connect_timeout_s: float = Field(default=20, gt=0)
+    """Seconds until the server must have accepted the connection."""
+    read_timeout_s: float | None = Field(default=None, gt=0)
+    """Seconds allowed between two parts of a reply; when absent, only `timeout_s` counts."""
+    retries: int = Field(default=5, ge=0)
+    """Further tries after a failure that may pass, such as a time-out or an overloaded server."""
 
 
 class PriceSettings(Section):

@@ -17,7 +17,7 @@ from meteor_agents.errors import SettingsError, UsageError
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.loading import load_settings
-from meteor_agents.settings.profiles import PROFILES, instead
+from meteor_agents.settings.stages import PROFILES, instead
 from meteor_agents.training import Checkpoint
 from tests.pipeline.test_pipeline import BASE, FolderTrainer, Run, settings
 from tests.pipeline.test_self_training import Decoder

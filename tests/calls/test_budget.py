@@ -15,7 +15,7 @@ from meteor_agents.calls.retrying import Retrying
 from meteor_agents.errors import BudgetReached, TransientModelError
 from meteor_agents.events import Observers
 from meteor_agents.models import ChatMessage, ChatModel, Completion, FinishReason, Occasion, SamplingParams, Usage
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 from meteor_agents.store.store import Counter, Store
 
 PRICE = Price(1.0, 2.0)

@@ -12,7 +12,7 @@ from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 
 HELLO = [ChatMessage(role="user", content="hello there")]
 SAMPLING = SamplingParams(max_tokens=10)

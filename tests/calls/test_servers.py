@@ -18,7 +18,7 @@ from meteor_agents.calls.server import Server
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.errors import ModelError, RefusedCallError, ServerDown, TransientModelError, UnreachableError
 from meteor_agents.models import ChatMessage, ChatModel, Completion, SamplingParams
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 
 HELLO = [ChatMessage(role="user", content="hello")]
 BUSY = TransientModelError("429", overload=True)

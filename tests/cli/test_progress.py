@@ -26,7 +26,7 @@ from meteor_agents.events import (
     TrainingProgress,
     UpdateFinished,
 )
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 
 
 class Clock:

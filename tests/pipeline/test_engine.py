@@ -21,7 +21,7 @@ from meteor_agents.errors import (
 from meteor_agents.messages import Question
 from meteor_agents.models import ChatMessage, SamplingParams
 from meteor_agents.pipeline.engine import Drain, Interrupted, Window, converse
-from meteor_agents.settings.limits import Limits
+from meteor_agents.settings.roles import Limits
 from meteor_agents.traces import Outcome, Trace
 from tests.support.simulated_time import run_simulated
 

@@ -36,8 +36,7 @@ from meteor_agents.pipeline.checkpoints import prune
 from meteor_agents.pipeline.engine import Drain
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.recipes import Recipes
-from meteor_agents.pipeline.served_student import ServedStudent
-from meteor_agents.pipeline.session import QuestionSets, Session
+from meteor_agents.pipeline.session import QuestionSets, ServedStudent, Session
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
 from meteor_agents.store.records import open_for_reading

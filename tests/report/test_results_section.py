@@ -18,7 +18,7 @@ from meteor_agents.evaluation.judge_reliability import JudgeReliability
 from meteor_agents.evaluation.results import OVERALL, GradedReply, Metrics, Statistic
 from meteor_agents.messages import Attempt, Message, Question, Status
 from meteor_agents.models import Completion, FinishReason, Usage
-from meteor_agents.pipeline.measurement import RIVALS
+from meteor_agents.pipeline.stages.measurement import RIVALS
 from meteor_agents.report import write_report
 from meteor_agents.report.charts import charts
 from meteor_agents.report.contents import read_contents

@@ -18,12 +18,12 @@ from meteor_agents.backends.options import AnthropicOptions, ScriptedOptions, Se
 from meteor_agents.backends.sglang_servers.options import SGLangOptions
 from meteor_agents.errors import SettingsError
 from meteor_agents.models import SamplingParams
-from meteor_agents.settings import decoding, evaluation, limits, questions, roles, run, section, stages
-from meteor_agents.settings.backend_options import NOT_DECIDING
+from meteor_agents.settings import decoding, evaluation, questions, roles, run, section, stages
 from meteor_agents.settings.credentials import HIDDEN
 from meteor_agents.settings.loading import load_settings
+from meteor_agents.settings.roles import NOT_DECIDING
 
-SECTIONS = (decoding, evaluation, limits, questions, roles, run, section, stages)
+SECTIONS = (decoding, evaluation, questions, roles, run, section, stages)
 
 
 def content(**more: Any) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from types import TracebackType
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.method.conversations import REFINE
 from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows
-from meteor_agents.pipeline.distilling import answered
 from meteor_agents.pipeline.engine import Interrupted
 from meteor_agents.pipeline.gate import GATE
-from meteor_agents.pipeline.holding import Stage, hold
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import refining
+from meteor_agents.pipeline.stages.distilling import answered
+from meteor_agents.pipeline.stages.holding import Stage, hold
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow

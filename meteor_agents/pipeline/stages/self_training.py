@@ -8,9 +8,9 @@ from meteor_agents.messages import Status
 from meteor_agents.method.conversations import SELF_TRAIN
 from meteor_agents.method.training_rows import self_training_rows
 from meteor_agents.pipeline.gate import ask_gate
-from meteor_agents.pipeline.holding import NoLearner, Stage, hold
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import self_training
+from meteor_agents.pipeline.stages.holding import NoLearner, Stage, hold
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import Checkpoint, TrainingJob

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from meteor_agents.errors import UsageError
 from meteor_agents.method.conversations import DISTILL
 from meteor_agents.method.training_rows import TrainingRows, distillation_rows
-from meteor_agents.pipeline.holding import NoLearner, Stage, hold, recorded_stage
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import distilling
+from meteor_agents.pipeline.stages.holding import NoLearner, Stage, hold, recorded_stage
 from meteor_agents.pipeline.updating import Update, update
 from meteor_agents.traces import Outcome, Trace
 from meteor_agents.training import ChatExample, Checkpoint, Example, TrainingJob

@@ -1,0 +1,1 @@
+"""The stages of a run: each holds its conversations, and makes its updates."""
