@@ -80,10 +80,12 @@ class RecordedModel:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        """The stored reply if one can be reused, else the model's, once it is stored.
+
+        Raises `ModelError`, `BudgetReached`, `ServerDown` and `StoreError`.
+        """
         while self._only not in (None, occasion.stage):
             await self._admitted.wait()
-        """The stored reply if there is one that serves, else the model's, once it is stored. Raises `ModelError`,
-        `BudgetReached`, `ServerDown`, `StoreError`."""
         try:
             key = self._key(messages, sampling, occasion)
         except UnicodeEncodeError:  # half an emoji: no server could be sent it either
@@ -104,13 +106,13 @@ class RecordedModel:
         return call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
 
     def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
-        """Looked up on the loop: by index, which takes less than the way to a thread and back."""
+        """Looked up on the event loop: by index that takes less time than handing it to a thread."""
         older = self.also_reusable.get(occasion.stage, ())
         return self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:
-        """Whoever wants the same reply waits until the body ends, however it does."""
+        """Others who want the same reply wait until the body ends, however it ends."""
         ended = self._asking[same] = asyncio.Event()
         try:
             yield

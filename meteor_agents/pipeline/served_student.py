@@ -12,16 +12,16 @@ from meteor_agents.training import Checkpoint
 
 
 class ServedStudent:
-    """The model that speaks as the student, and the checkpoint that it starts from."""
+    """The student's model, and the checkpoint that it starts from."""
 
     def __init__(self, calls: RecordedModel, model: object, base: Checkpoint) -> None:
         self.base = base
         self.model = model
-        """The bare model, to ask what it can do (`abilities`)."""
+        """The bare model, whose abilities count."""
         self._calls = calls
 
     async def serve(self, checkpoint: Checkpoint) -> None:
-        """Speak with these weights from now on. Raises `UsageError` where the backend cannot load them."""
+        """Use these weights from now on. Raises `UsageError` if the backend cannot load them."""
         if isinstance(self.model, LoadsWeights):
             if self.model.weights != checkpoint.version:
                 await self.model.load_weights(checkpoint.path, checkpoint.version)
@@ -29,7 +29,7 @@ class ServedStudent:
             raise UsageError("the student's backend cannot load new weights; use `backend: transformers` or `sglang`")
 
     async def free_memory(self) -> None:
-        """Give the device's memory to the trainer, where the backend can. The next call takes it back."""
+        """Release the device's memory for the trainer, if the backend can. The next call takes it back."""
         if isinstance(self.model, FreesMemory):
             await self.model.free_memory()
 
