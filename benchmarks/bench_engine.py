@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Workload:
-    """So many questions, student then judge, so many at once, each reply after so long."""
+    """Questions asked of student then judge, with `in_flight` at once and a reply after `delay_s`."""
 
     name: str
     questions: int

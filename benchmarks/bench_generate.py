@@ -60,7 +60,7 @@ class Side:
     by_length: bool = False
     ours: bool = False
     share: int = 1
-    """Of the requests, every so many: a slow side need not decode all of them."""
+    """Decode every n-th request only: a slow side need not decode all of them."""
 
 
 SIDES = (

@@ -107,7 +107,7 @@ def report(what: str, work: Callable[[], None]) -> float:
 
 
 def cpu_s() -> float:
-    """Of this process and of those that it has waited for."""
+    """CPU seconds of this process and of the processes that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 

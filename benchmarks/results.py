@@ -143,8 +143,8 @@ Made by `make results` (`{command}`) on {date.today():%Y-%m-%d}: {os.cpu_count()
 the choice of the gate's questions.{limited}
 
 - *Equal teacher answers.* Every row has had the same teacher answers, those of stage 1. Stages 2 and 3 use further
-  questions, and learn about them only what the verifier says of the student's own replies: right or wrong, and a hint. The
-  verifier knows the references, so these stages are supervised, but they have no answers to copy.
+  questions, and learn about them only what the verifier says of the student's own replies: right or wrong, and a hint.
+  The verifier knows the references, so these stages are supervised, but they have no answers to copy.
 - *Accuracy* is the share of correct greedy replies to held-out questions, averaged over the seeds for each question.
   Intervals are 95 % intervals: Wilson's for an accuracy, a paired bootstrap over the questions for a gain. They describe the
   variation between questions, not between seeds; the gain of each seed is printed beside them.
@@ -215,7 +215,7 @@ def paired(pairs: Sequence[tuple[Scores, Scores]]) -> Interval:
 
 
 def share(scores: Scores) -> Interval:
-    """The share of correct replies, each question averaged over the seeds, with Wilson's limits (valid at 0 and 100 %)."""
+    """The share of correct replies, averaged over the seeds by question, with Wilson's limits (valid at 0 and 100 %)."""
     return proportion(math.fsum(scores.values()), len(scores))
 
 

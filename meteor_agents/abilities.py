@@ -1,4 +1,4 @@
-"""What only some models can do: small protocols, checked with `isinstance` on the innermost model."""
+"""Abilities that only some models have: small protocols, checked with `isinstance` on the innermost model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class DecodesBeams(Protocol):
 
     @property
     def max_beams(self) -> int:
-        """The most beams of one search."""
+        """The largest number of beams of one search."""
         ...
 
 
@@ -62,7 +62,7 @@ class TellsFacts(Protocol):
     """A model that can be asked about itself at no cost."""
 
     async def facts(self) -> ModelFacts:
-        """What is known now. What cannot be found out is left out; no `ModelError` is raised."""
+        """The facts known now. Unknown ones are left out; no `ModelError` is raised."""
         ...
 
 
@@ -72,7 +72,7 @@ class DecodesContrast(Protocol):
 
     @property
     def contrasts(self) -> bool:
-        """True; what tells such a model from others is that it has this property."""
+        """True. Having this property is what marks such a model."""
         ...
 
 
@@ -82,13 +82,13 @@ class ScoresReplies(Protocol):
 
     @property
     def scores_replies(self) -> bool:
-        """True; what tells such a model from others is that it has this property."""
+        """True. Having this property is what marks such a model."""
         ...
 
 
 @runtime_checkable
 class Opens(Protocol):
-    """A model that has something to start or to find before its first call."""
+    """A model that must start or look up something before its first call."""
 
     async def open(self) -> None:
         """Returns when the model can be asked. Raises `MeteorError` when it cannot."""
@@ -97,25 +97,25 @@ class Opens(Protocol):
 
 @runtime_checkable
 class FreesMemory(Protocol):
-    """A model that can give its device's memory to the trainer for a while."""
+    """A model that can release its device's memory while the trainer works."""
 
     async def free_memory(self) -> None:
-        """Release all device memory. The next call, or `load_weights`, takes it back by itself."""
+        """Release all device memory. The next call, or `load_weights`, takes it back."""
         ...
 
 
 @runtime_checkable
 class ReportsQueue(Protocol):
-    """A model whose server says how many requests wait there."""
+    """A model whose server reports how many requests wait there."""
 
     async def queue_depth(self) -> int | None:
-        """How many requests the server has accepted and not begun; None when it does not say."""
+        """Requests that the server has accepted but not begun; None if it does not report them."""
         ...
 
 
 @runtime_checkable
 class BoundsItsCalls(Protocol):
-    """A model that times its own calls, because some of the waiting is not its server's fault."""
+    """A model that enforces its own time-out, because some of the waiting is not its server's fault."""
 
     @property
     def call_timeout_s(self) -> float:
@@ -129,12 +129,12 @@ class Wrapper(Protocol):
 
     @property
     def inner(self) -> ChatModel:
-        """The model that is asked."""
+        """The model that this one calls."""
         ...
 
 
 def innermost(model: ChatModel) -> ChatModel:
-    """The model inside all wrappers: the one to ask what it can do."""
+    """The model inside all wrappers, whose abilities count."""
     while isinstance(model, Wrapper):
         model = model.inner
     return model

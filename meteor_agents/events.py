@@ -1,4 +1,4 @@
-"""What happens during a run, as frozen values. Observers draw progress, write logs or count; none can change the run."""
+"""The events of a run, as frozen values. Observers draw progress, write logs or count; none can change the run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Protocol
 
 
 class Event:
-    """The root of all events. Observers leave them as they are."""
+    """The base class of all events."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StageStarted(Event):
+    """A stage begins or resumes."""
+
     stage: str
     questions: int
     done: int
@@ -23,6 +25,8 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class StageFinished(Event):
+    """A stage is done."""
+
     stage: str
     seconds: float
     summary: str
@@ -30,7 +34,7 @@ class StageFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallStarted(Event):
-    """A model is going to be asked."""
+    """A call that has no stored reply is about to be made."""
 
     role: str
     question_id: str
@@ -38,6 +42,8 @@ class CallStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallFinished(Event):
+    """A reply is available: from the model, or reused from the store."""
+
     role: str
     reused: bool
     seconds: float
@@ -45,11 +51,13 @@ class CallFinished(Event):
     output_tokens: int
     question_id: str = ""
     usd: float | None = None
-    """None: no price is known, or no number of tokens."""
+    """None: the price or the number of tokens is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallFailed(Event):
+    """A call brought no reply, after all tries."""
+
     role: str
     reason: str
     question_id: str = ""
@@ -57,6 +65,8 @@ class CallFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallRetried(Event):
+    """A try failed, and another follows after a pause."""
+
     role: str
     reason: str
     wait_s: float
@@ -64,7 +74,7 @@ class CallRetried(Event):
 
 @dataclass(frozen=True, slots=True)
 class QuestionLate(Event):
-    """No reply in time: the question goes to the end of the line."""
+    """A call timed out: its question goes to the end of the queue."""
 
     stage: str
     question_id: str
@@ -73,7 +83,7 @@ class QuestionLate(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoleProgress:
-    """One role's calls in this session of the run, up to now."""
+    """One role's calls so far in this session of the run."""
 
     role: str
     made: int
@@ -81,28 +91,28 @@ class RoleProgress:
     retried: int
     failed: int
     in_flight: int
-    """Asked and not yet answered, those that wait for their turn included."""
+    """Calls without a reply so far, waiting ones included."""
     waiting: int
-    """Of those, the ones that wait for their turn."""
+    """Calls of `in_flight` that wait for their turn."""
     input_tokens: int
     output_tokens: int
     usd: float | None
-    """None: no price is known."""
+    """None: the price is unknown."""
     calls_per_s: float
-    """Over the last seconds."""
+    """The rate over the last seconds."""
     calls_last_minute: int
-    """How many were answered in the last 60 seconds."""
+    """Calls answered in the last 60 seconds."""
     concurrency: int | None
-    """Calls at once, now; None where nothing limits them."""
+    """How many calls may be made at once now; None without a limit."""
     concurrency_why: str
     slowest_question: str | None
-    """The question whose call has been under way for longest."""
+    """The question whose call has taken longest so far."""
     slowest_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed(Event):
-    """Where the stage stands: once a second, however many calls there are."""
+    """The state of the stage, once a second, for any number of calls."""
 
     stage: str
     questions: int
@@ -110,16 +120,18 @@ class Progressed(Event):
     outcomes: dict[str, int]
     accepted_at_try: dict[int, int]
     late: int
-    """Questions that were put back in line."""
+    """Questions that were put back in the queue."""
     seconds: float
-    """Since the stage began in this session."""
+    """Seconds since the stage began in this session."""
     seconds_left: float | None
-    """At the rate of the last minute; None when that is not known."""
+    """Estimated from the rate of the last minute; None if that is unknown."""
     roles: tuple[RoleProgress, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionFinished(Event):
+    """A question's conversation has ended and its trace is stored."""
+
     stage: str
     question_id: str
     outcome: str
@@ -137,12 +149,12 @@ class TrainingProgress(Event):
     learning_rate: float
     tokens_per_s: float
     seconds_left: float | None = None
-    """At the mean rate of the steps so far."""
+    """Estimated from the mean rate of the steps so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingNote(Event):
-    """A fact about a training job worth a line: rows too long, the trainer's start."""
+    """A sentence about a training job: rows too long, the trainer's start."""
 
     name: str
     text: str
@@ -162,18 +174,20 @@ class UpdateFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class OverlapFound(Event):
-    """Before anything is trained: how many held-out questions nearly repeat one of training."""
+    """Found before training: held-out questions that nearly repeat a training question."""
 
     heldout: str
     questions: int
     exact: int
     near: int
-    """The exact ones included."""
+    """Near repetitions, exact ones included."""
     summary: str
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFinished(Event):
+    """A checkpoint or another model has been measured on one held-out set."""
+
     checkpoint: str
     heldout: str
     summary: str
@@ -181,26 +195,31 @@ class EvaluationFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class Note(Event):
-    """A sentence for the reader."""
+    """A sentence for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Draining(Event):
-    """The run was asked to stop: it admits nothing new."""
+    """The run was asked to stop and begins no further question."""
 
     in_flight: int
-    """Calls that are finished first."""
+    """Calls that it waits for."""
 
     @property
     def text(self) -> str:
+        """The event in words."""
         calls = "1 call" if self.in_flight == 1 else f"{self.in_flight} calls"
         return f"stopping: finishing {calls} in flight (Ctrl-C again stops now; nothing received is lost)"
 
 
 class Observer(Protocol):
-    def on_event(self, event: Event) -> None: ...
+    """Anything that receives the events of a run."""
+
+    def on_event(self, event: Event) -> None:
+        """Called with each event, on the event loop: it must return quickly."""
+        ...
 
 
 class Observers:
@@ -210,5 +229,6 @@ class Observers:
         self._observers = tuple(observers)
 
     def on_event(self, event: Event) -> None:
+        """Pass the event to each observer, in order."""
         for observer in self._observers:
             observer.on_event(event)

@@ -88,7 +88,7 @@ class FinishReason(StrEnum):
     FAILED = "failed"
     """The server gave up on the reply: an error or an abort after it had begun."""
     PAUSED = "paused"
-    """The model stopped to wait for something, such as a tool's result; what is there is no whole reply."""
+    """The model stopped to wait for something, such as a tool's result; the reply is not complete."""
     UNKNOWN = "unknown"
     """The server gave a reason that is not known here. It does not count as complete."""
 

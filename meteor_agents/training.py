@@ -109,7 +109,7 @@ class TrainingSettings(_Value):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: to near 0, or not at all."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of weight matrices; norms and biases have none."""
+    """Applied to weight matrices, not to norms and biases."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients with a larger norm are scaled down to it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -120,18 +120,18 @@ class TrainingSettings(_Value):
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     seed: int = 0
     optimizer_state: Literal["keep", "reset"] = "keep"
-    """Whether an update of stage 2 goes on with the optimizer's state of the update before. That takes 8 bytes a parameter
+    """Whether an update of stage 2 begins with the optimizer's state of the update before. That takes 8 bytes a parameter
     beside the checkpoint, 12 if its weights are not float32. Adapters always begin with a fresh optimizer."""
 
     packing: bool = False
     """Put several supervised examples into a row of at most `max_length` tokens, without attention between them. That
-    avoids padding and makes attention dearer. It pays when lengths differ much; similar ones share a batch anyway."""
+    avoids padding and makes attention more expensive. It pays if lengths differ much; similar ones share a batch anyway."""
     tensorboard: bool = False
     """Also write loss, learning rate and tokens/s of each step as TensorBoard files, to checkpoints/tensorboard."""
 
     @property
     def carries_optimizer(self) -> bool:
-        """Whether an update goes on with the optimizer of the one before."""
+        """Whether an update begins with the optimizer's state of the one before."""
         return self.optimizer_state == "keep" and self.lora is None
 
 

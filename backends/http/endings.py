@@ -48,5 +48,5 @@ def is_said(name: object) -> bool:
 
 
 def stricter(first: FinishReason, second: FinishReason) -> FinishReason:
-    """Of two reasons for the same ending the one that keeps the reply from being used; `UNKNOWN` says nothing."""
+    """The stricter of two reasons for one ending: the one that keeps the reply from being used. `UNKNOWN` says nothing."""
     return second if first is FinishReason.COMPLETE and second is not FinishReason.UNKNOWN else first

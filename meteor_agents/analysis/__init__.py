@@ -1,1 +1,1 @@
-"""What is computed about a run: its cost before, its status during, its replay and ablations after."""
+"""Looking at a run: its cost before, its status during, its replay and ablations after."""

@@ -1,4 +1,4 @@
-"""Profiles of stage 3 beside each other: the same start, the same questions, several seeds; and what the differences are."""
+"""Profiles of stage 3 compared: the same start, the same questions, several seeds, and their differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from meteor_agents.training import Checkpoint
 OWN = "own"
 """The settings file's own stage 3, as a profile."""
 KEPT = 10_000
-"""Checkpoints that stay: each variant's is looked up again when the command is repeated."""
+"""How many checkpoints are kept: a repeated command looks up each variant's."""
 
 Scores = Mapping[str, float]
 """Question id -> 1 or 0 with a verifier, the mean of the five criteria with a model judge."""
@@ -41,20 +41,20 @@ class Arm(BaseModel):
     profile: str
     seed: int
     checkpoint: str
-    """The weights version that it ended with; the start's own where nothing was trained or nothing promoted."""
+    """The weights version at its end; the start's own if nothing was trained or promoted."""
     pairs: int
     questions: int
     flops: float | None
-    """Estimated, of decoding all pairs, those that were dropped included."""
+    """Estimated FLOPs of decoding all pairs, dropped ones included."""
     start: dict[str, dict[str, float]]
-    """Held-out set -> scores of the start; the same for all arms, bar questions that were never answered."""
+    """Held-out set -> scores of the start: the same for all arms, except for questions that were never answered."""
     end: dict[str, dict[str, float]]
-    """Held-out set -> scores of what the arm ended with."""
+    """Held-out set -> scores of the arm's last checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One profile on one held-out set, over all seeds. Intervals stand for other questions, not for other seeds."""
+    """One profile on one held-out set, over all seeds. Intervals describe variation between questions, not seeds."""
 
     profile: str
     heldout: str
@@ -63,7 +63,7 @@ class Row:
     score: Interval
     """Wilson's interval for shares, bootstrapped over the questions for the criteria."""
     gain: Interval
-    """Over the start, question by question; bootstrapped."""
+    """The gain over the start, question by question; the interval is bootstrapped."""
     by_seed: tuple[float, ...]
     """The gain of each seed."""
 
@@ -114,7 +114,7 @@ async def run_arm(session: Session, profile: str, seed: int) -> Arm:
 
 
 def rows(arms: Sequence[Arm]) -> list[Row]:
-    """By held-out set, then by profile in the order in which they were run."""
+    """One row for each held-out set and profile, in the order in which they were run."""
     profiles = list(dict.fromkeys(arm.profile for arm in arms))
     sets = list(dict.fromkeys(name for arm in arms for name in arm.end))
     return [_row(name, heldout, [arm for arm in arms if arm.profile == name]) for heldout in sets for name in profiles]

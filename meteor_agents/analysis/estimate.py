@@ -1,7 +1,7 @@
-"""What a command is going to cost: calls, tokens and money by role, before anything is spent.
+"""The cost of a command before anything is spent: calls, tokens and money by role.
 
-Every stage's conversations are rehearsed (`rehearsal`) on questions spread over the data, and scaled up. What a run
-directory holds is honoured: settled traces are not held again, stored replies are not asked for again.
+Every stage's conversations are rehearsed (`rehearsal`) on questions spread over the data, and scaled up. The run
+directory counts: settled conversations are not repeated, and stored replies are reused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from meteor_agents.training import Checkpoint
 
 
 async def estimate(command: str, given: Given, *, questions: int = QUESTIONS) -> Estimate:
-    """What `meteor COMMAND` (run, distill, finetune, refine, self-train or evaluate) has still to do."""
+    """The remaining work of `meteor COMMAND`: run, distill, finetune, refine, self-train or evaluate."""
     rehearsed = RehearsedPipeline(RehearsedRun(given, questions))
     await rehearsed.commands[command]()
     return rehearsed.run.estimate()
 
 
 class RehearsedPipeline:
-    """The stages in the order of `pipeline.Pipeline`, with nobody asked and nothing trained."""
+    """The stages in the order of `pipeline.Pipeline`, without model calls or training."""
 
     def __init__(self, run: RehearsedRun) -> None:
         self.run = run
@@ -66,13 +66,13 @@ class RehearsedPipeline:
         await self._measurement.conclude(self.run.student)
 
     async def measure(self) -> None:
-        """Every checkpoint of the lineage, then what is asked about all of them."""
+        """Every checkpoint of the lineage, then the comparisons between them."""
         for checkpoint in self._given.lineage.values():
             await self._measurement.evaluate(checkpoint)
         await self._measurement.conclude(list(self._given.lineage.values())[-1])
 
     async def distill(self) -> int:
-        """Stage 1's conversations; the number of questions that it owes."""
+        """Stage 1's conversations; the number of questions still to ask."""
         recipe = self.run.recipes.distill(self._given.base)
         self.run.rehearsal.asked_for = VERDICTS
         return await self.run.hold(
@@ -80,7 +80,7 @@ class RehearsedPipeline:
         )
 
     async def finetune(self, again: bool = False) -> None:
-        """Stage 1's training, unless it is done and need not be done `again`."""
+        """Stage 1's training, unless it is done and `again` is false."""
         done = self._given.lineage.get(FINETUNE)
         if done is not None and not again:
             self.run.student = done
@@ -88,7 +88,7 @@ class RehearsedPipeline:
         await self._updates(1)
 
     async def refine(self) -> None:
-        """Stage 2, with as many updates as the questions it owes are likely to fill."""
+        """Stage 2, with the number of updates that its remaining questions are likely to fill."""
         stage, given = self._settings.refine, self._given
         entered = self.run.student
         recipe = self.run.recipes.refine(entered, trains=given.trains) if entered else None
@@ -123,14 +123,14 @@ class RehearsedPipeline:
                 self.run.student = Checkpoint(version=rounds[-1].checkpoint, path=given.base.path)
 
     async def _alone(self, stage: str, rehearse: Callable[[], Awaitable[None]]) -> None:
-        """A stage by itself, from the newest checkpoint before it."""
+        """One stage, begun with the newest checkpoint before it."""
         earlier = LINEAGE[: LINEAGE.index(stage)]
         found = [self._given.lineage[label] for label in earlier if label in self._given.lineage]
         self.run.student = found[-1] if found else self._given.base
         await rehearse()
 
     async def _updates(self, number: int) -> None:
-        """So many updates: the gate asks the student in force, then each candidate."""
+        """`number` updates: the gate asks the current student, then each candidate."""
         if not number:
             return
         run, gate, sampling = self.run, self._given.questions.gate, greedy(self._settings)
@@ -139,7 +139,7 @@ class RehearsedPipeline:
         async def asked(question: Question) -> None:
             await run.cast.student.attempt(question, stage=GATE, sampling=sampling)
 
-        if run.student:  # whose replies are asked for once more only if they are not there
+        if run.student:  # its replies are asked for only if they are not stored
             run.rehearsal.weights = (run.student.version,)
             await run.rehearse(gate, asked)
         run.rehearsal.weights = ()

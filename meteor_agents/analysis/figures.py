@@ -1,4 +1,4 @@
-"""What a command has still to do, by role, in calls, tokens and US dollars."""
+"""The remaining work of a command by role, in calls, tokens and US dollars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meteor_agents.models import Usage
 
 
 class RoleEstimate(BaseModel):
-    """What one role has still to do."""
+    """The remaining work of one role."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,11 +22,11 @@ class RoleEstimate(BaseModel):
     input_tokens: int
     output_tokens: int
     usd: float | None
-    """None: no price is known."""
+    """None: the price is unknown."""
 
 
 class Estimate(BaseModel):
-    """What a command has still to do, and the assumptions behind the figures."""
+    """The remaining work of a command, and the assumptions behind the figures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ class Estimate(BaseModel):
 
     @property
     def usd(self) -> float | None:
-        """US dollars of all roles; None where the price of one is not known."""
+        """US dollars of all roles; None if the price of one is unknown."""
         return added(self.roles.values()).usd
 
     @property
@@ -45,7 +45,7 @@ class Estimate(BaseModel):
 
 
 def added(roles: Iterable[RoleEstimate]) -> RoleEstimate:
-    """The sum. Its cost is unknown if that of one role is."""
+    """The sum. Its cost is None if that of one role is."""
     each = list(roles)
     usd = [role.usd for role in each]
     return RoleEstimate(
@@ -58,7 +58,7 @@ def added(roles: Iterable[RoleEstimate]) -> RoleEstimate:
 
 
 def rounded(expected: Expected, price: Price | None) -> RoleEstimate:
-    """Expected values as whole calls and tokens, with what they cost."""
+    """Expected values rounded to whole calls and tokens, with their cost."""
     calls, reused, given, said = (
         round(value) for value in (expected.calls, expected.reused, expected.input_tokens, expected.output_tokens)
     )

@@ -19,13 +19,13 @@ class Forecast(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     of: str
-    """A hash of the command and of what it was asked to do. Resuming the command keeps the forecast."""
+    """A hash of the command and its settings. Resuming the command keeps the forecast."""
     command: str
     roles: dict[str, RoleEstimate]
 
     @classmethod
     def made(cls, of: str, command: str, found: Estimate, records: Records) -> Forecast:
-        """The totals that `found` leads to: what the run has used already, and what is still to do."""
+        """The totals that `found` leads to: what the run has used already, plus the remaining work."""
         before = records.spent_by_role()
         roles = {}
         for name, role in found.roles.items():
@@ -42,13 +42,13 @@ class Forecast(BaseModel):
 
 
 def stored_forecast(records: Records) -> Forecast | None:
-    """The forecast that the run keeps; None where no command has made one."""
+    """The forecast that the run keeps; None if no command has made one."""
     content: Any = records.meta(FORECAST)
     return Forecast.model_validate(content) if content else None
 
 
 def misses(forecast: Forecast, records: Records) -> list[str]:
-    """One line a role: what was used so far, what was estimated, and by how much the two differ."""
+    """One line a role: used so far, estimated, and by how much the two differ."""
     spent = records.spent_by_role()
     lines = []
     for name, role in forecast.roles.items():
@@ -59,7 +59,11 @@ def misses(forecast: Forecast, records: Records) -> list[str]:
         ]
         if role.usd and used and not used.unpriced:
             pairs.append(("US dollars", role.usd, used.usd))
-        parts = [f"{_figure(was)} of {_figure(told)} {what} ({_off(told, was)})" for what, told, was in pairs if told]
+        parts = [
+            f"{_figure(now)} of {_figure(expected)} {what} ({_off(expected, now)})"
+            for what, expected, now in pairs
+            if expected
+        ]
         if parts:
             lines.append(f"{name}: {', '.join(parts)}")
     return lines
@@ -69,5 +73,5 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.2f}"
 
 
-def _off(told: float, was: float) -> str:
-    return f"{(was - told) / told:+.0%}"
+def _off(expected: float, now: float) -> str:
+    return f"{(now - expected) / expected:+.0%}"

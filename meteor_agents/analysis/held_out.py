@@ -1,4 +1,4 @@
-"""What a run has found on its held-out sets, read from its store: metrics, differences, win shares, judge reliability."""
+"""A run's results on its held-out sets, from its store: metrics, differences, win shares, judge reliability."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class HeldOutFindings(NamedTuple):
 
     name: str
     metrics: dict[str, Metrics]
-    """By student: the lineage in order, then the rivals."""
+    """Student -> its metrics: the lineage in order, then the rivals."""
     evaluations: dict[str, EvaluationRecord]
-    """By student: the stored evaluation that its metrics come from."""
+    """Student -> the stored evaluation behind its metrics."""
     differences: Sequence[PairedDifference]
     pairwise: dict[str, WinShares]
     """Win shares of the last checkpoint, by the student that it was compared with."""
@@ -36,7 +36,7 @@ class HeldOutFindings(NamedTuple):
 
     @property
     def own(self) -> list[str]:
-        """The run's own students that were measured, in the order of the stages; rivals are left out."""
+        """The run's own students that were measured, without rivals, in the order of the stages."""
         return [label for label in self.metrics if label in LINEAGE]
 
 
@@ -48,7 +48,7 @@ def read_students(records: Records) -> dict[str, str]:
 
 
 def newest_evaluations(records: Records) -> list[EvaluationRecord]:
-    """One of each checkpoint, held-out set and kind, in the order they were made. Raises `StoreError`."""
+    """The newest evaluation of each checkpoint, held-out set and kind, oldest first. Raises `StoreError`."""
     newest: dict[tuple[str, ...], EvaluationRecord] = {}
     for evaluation in records.evaluations():
         key = (evaluation.checkpoint, evaluation.heldout, evaluation.kind, evaluation.against)

@@ -1,4 +1,4 @@
-"""How long prompts and replies are: as a role's stored calls show, or assumed before there are enough of them."""
+"""Lengths of prompts and replies: measured on a role's stored calls, or assumed while there are too few."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from meteor_agents.store.records import Records
 REPLY_SHARE = {"student": 1 / 2, "teacher": 1 / 2, "judge": 1 / 6, EVALUATED: 1 / 2}
 """Assumed length of a reply, as a share of `max_tokens`."""
 ENOUGH = 5
-"""Observations from which a figure is taken instead of an assumption."""
+"""With this many observations, a figure replaces the assumption."""
 OBSERVED = 200
-"""Stored calls, the newest, that a figure is taken from."""
+"""A figure is taken from at most this many stored calls, the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Lengths:
     role: str
     counter: TokenCounter
     said: Mapping[str, float]
-    """Stage -> mean tokens of a reply, where enough were seen; '' stands for all stages."""
+    """Stage -> mean tokens of a reply, if there are enough; '' stands for all stages."""
 
     @classmethod
     def of(cls, role: str, counter: TokenCounter, records: Records) -> Lengths:
-        """The lengths of one model of `role`. `counter` counts a prompt's tokens until servers have counted enough calls."""
+        """The lengths of one model of `role`. `counter` counts a prompt's tokens until there are enough counted calls."""
         seen = records.newest_calls(role, OBSERVED)
         known = [call for call in seen if call.input_tokens and call.output_tokens is not None]
         if len(known) < ENOUGH:
@@ -50,7 +50,7 @@ class Lengths:
         return max_tokens * REPLY_SHARE[self.role] if seen is None else min(seen, max_tokens)
 
     def described(self, max_tokens: int) -> str:
-        """The lengths and where they come from, in one sentence."""
+        """The lengths and their source, in one sentence."""
         if "" in self.said:
             return f"replies of {self.said['']:.0f} tokens on average, {self.counter.name}"
         return f"replies of {self.reply_tokens('', max_tokens):.0f} tokens (assumed), {self.counter.name}"

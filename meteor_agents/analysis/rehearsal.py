@@ -24,7 +24,7 @@ IMAGINED = "imagined"
 CHARACTERS_PER_WORD = 5
 
 VERDICTS, SCORES, COMPARISONS = "verdicts", "scores", "comparisons"
-"""What the judge is asked for."""
+"""The kinds of judgement that a judge is asked for."""
 
 
 @dataclass(slots=True)
@@ -39,19 +39,19 @@ class Expected:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """The state of a rehearsal, which holds one conversation after another."""
+    """The state of a rehearsal. Its conversations are held one after another."""
 
     records: Records
     wrong_share: float
-    """Share of the attempts that a judge finds incorrect."""
+    """The share of attempts that a judge finds incorrect."""
     expected: dict[str, Expected] = field(default_factory=lambda: defaultdict(Expected))
     weights: tuple[str, ...] = ()
-    """Versions of the student whose stored replies count now; none while its weights are not known."""
+    """Versions of the student whose stored replies count now; empty while its weights are unknown."""
     asked_for: str = VERDICTS
     scale: float = 1.0
-    """Conversations that the present one stands for."""
+    """How many conversations the current one stands for."""
     likelihood: float = 1.0
-    """How likely the present conversation gets as far as this."""
+    """The probability that the current conversation gets this far."""
 
     def begin(self, scale: float) -> None:
         """Begin a conversation that stands for `scale` conversations."""
@@ -59,19 +59,19 @@ class Rehearsal:
 
     @property
     def weight(self) -> float:
-        """How many calls the next call counts as."""
+        """The weight of the next call in the expected values."""
         return self.scale * self.likelihood
 
     def verdict_was_imagined(self) -> None:
-        """Continue as if it were "incorrect", so that the rest is rehearsed, weighted by how often that happens."""
+        """Continue as if it were "incorrect", and weight the rest by how often that happens."""
         self.likelihood *= self.wrong_share
 
 
 class RehearsedSpeaker:
-    """A role's model: the stored reply where there is one, else an imagined one of the expected length.
+    """A role's model: the stored reply if there is one, else an imagined one of the expected length.
 
-    `expected` is where its calls are counted; `tokens` counts a text; `reply_tokens` says how long a reply is in a stage,
-    before `max_tokens` cuts it.
+    Its calls are counted in `expected`. `tokens` counts the tokens of a text; `reply_tokens` gives the expected tokens of a
+    reply, from its stage and `max_tokens`.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class RehearsedSpeaker:
     ) -> Completion | None:
         if self._role == "student" and not self._rehearsal.weights:
             return None
-        # A model whose weights no one changes is stored under its own name, a student on a server included.
+        # Replies of a model that is not trained are stored under its name; that includes a student on a server.
         versions = (*self._rehearsal.weights, self._identity) if self._role == "student" else (self._identity,)
         said = [(message.role, message.content) for message in messages]
         key = call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
         return self._rehearsal.records.find_call(key, versions, sampling.max_tokens)
 
     def _text(self, tokens: float, sampling: SamplingParams) -> str:
-        """No two replies are alike, since those would end a conversation of stage 3."""
+        """A text unlike all others, because equal replies would end a conversation of stage 3."""
         if sampling.score:
             return Likelihood(-1.0, 1).written()
         self._said += 1
@@ -139,7 +139,7 @@ def _judgement(asked_for: str, words: str) -> str:
 
 
 class RehearsedVerifier:
-    """A judge without a model: real on what was really said, imagined on what was not."""
+    """A judge without a model: it judges real attempts, and imagines verdicts on imagined ones."""
 
     free = True
 

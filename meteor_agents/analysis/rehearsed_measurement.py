@@ -1,4 +1,4 @@
-"""What measuring a run will ask: the counterpart of `pipeline.measurement` in which nobody is asked."""
+"""The calls that measuring a run will take: the counterpart of `pipeline.measurement`, without model calls."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class RehearsedMeasurement:
         self._settings = run.given.settings
 
     async def evaluate(self, checkpoint: Checkpoint | None) -> None:
-        """Every held-out question to one checkpoint; None: to a student whose weights are not known yet."""
+        """Ask one checkpoint every held-out question; None: a student whose weights are not known yet."""
         version = checkpoint.version if checkpoint else None
         await self._examine(version, self._run.cast.student, greedy(self._settings))
 
     async def conclude(self, last: Checkpoint | None) -> None:
-        """The other models, then all that is asked about replies that are scored."""
+        """Measure the other models, then compare replies and examine the judges."""
         evaluation, base = self._settings.evaluate, self._run.given.base
         version = last.version if last else None
         for rival in self._run.cast.rivals:

@@ -1,4 +1,4 @@
-"""A run in which nobody is asked: its agents speak out of the store or out of imagination, and every call is counted."""
+"""A run without model calls: replies are stored or imagined ones, and every call that a real run would make is counted."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from meteor_agents.traces import Outcome
 from meteor_agents.training import Checkpoint
 
 QUESTIONS = 256
-"""Questions of a stage that are rehearsed; of more than these, as many are taken, spread evenly, and scaled up."""
+"""The most questions rehearsed in a stage. They are spread evenly over the data, and their figures are scaled up."""
 WRONG_SHARE = 0.5
-"""Assumed share of attempts that are judged incorrect, before a run has shown its own."""
+"""The assumed share of incorrect attempts, until the run has a share of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """All that an estimate is made from."""
+    """Everything an estimate is made from."""
 
     settings: Settings
     questions: QuestionSets
@@ -46,14 +46,14 @@ class Given:
     prices: Mapping[str, Price | None]
     """Name of a model (`cast.role_models`) -> its price."""
     counters: Mapping[str, TokenCounter]
-    """Name of a model -> how its tokens are counted; by characters where there is none."""
+    """Name of a model -> how its tokens are counted; without an entry, by characters."""
     labels: Sequence[HumanLabel] = ()
-    """People's findings, on which every judge is asked too."""
+    """People's labels; every judge is asked about the same replies."""
 
 
 @dataclass(slots=True)
 class RehearsedRun:
-    """The agents of the settings with rehearsed speakers. `student` is None once its weights cannot be foretold."""
+    """The agents of the settings with rehearsed speakers. `student` is None once its weights cannot be known in advance."""
 
     given: Given
     questions: int = QUESTIONS
@@ -95,10 +95,10 @@ class RehearsedRun:
         conversation: Callable[[Question], Awaitable[object]],
         weights: tuple[str, ...] | None = None,
     ) -> int:
-        """Rehearse what a stage owes; the number of questions that this is.
+        """Rehearse the questions that a stage still owes; their number.
 
-        `recipe` is None where it cannot be foretold. `weights` are the student's versions whose stored replies count, by
-        default those of the student in force.
+        `recipe` is None if it cannot be known in advance. `weights` are the versions whose stored replies count, by default
+        the current student's.
         """
         given = self.given
         end = None if take.questions is None else take.skip + take.questions
@@ -113,23 +113,23 @@ class RehearsedRun:
     async def rehearse(
         self, questions: Sequence[Question], conversation: Callable[[Question], Awaitable[object]], times: int = 1
     ) -> None:
-        """Hold a conversation about each question, or about some and count them more than once; all of it `times` over."""
+        """Hold a conversation about each question, or about a sample that is scaled up; count all of it `times` times."""
         count = min(len(questions), self.questions)
         if count < len(questions):
             self.largest = max(self.largest, len(questions))
         for i in range(count):
             self.rehearsal.begin(times * len(questions) / count)
             await conversation(questions[i * len(questions) // count])
-            await asyncio.sleep(0)  # a run that is about to begin still hears Ctrl-C
+            await asyncio.sleep(0)  # so that Ctrl-C is handled meanwhile
 
     def imagined_attempt(self) -> Attempt:
-        """A reply that has not been given yet, of the expected length."""
+        """A reply of the expected length, in place of one that does not exist yet."""
         sampling = self.given.settings.student.sampling
         text = "word " * round(self.lengths["student"].reply_tokens(EVALUATE, sampling.max_tokens))
         return Attempt(text=text, reasoning="", answer=text, model=IMAGINED, weights=IMAGINED)
 
     def estimate(self) -> Estimate:
-        """What was counted so far."""
+        """The estimate from the calls counted so far."""
         found = {name: rounded(self.rehearsal.expected[name], self.given.prices[name]) for name in self.models}
         roles = dict.fromkeys(model.role for model in self.models.values())
         return Estimate(
@@ -148,12 +148,12 @@ class RehearsedRun:
         if self.largest:
             said.append(f"rehearsed on {self.questions} questions a stage, of up to {self.largest:,}, and scaled up")
         unknown = [name for name in self.models if self.given.prices[name] is None]
-        said += [f"{name}: no price is given, so what its calls cost is not known" for name in unknown]
+        said += [f"{name}: no price is given, so the cost of its calls is unknown" for name in unknown]
         return said
 
 
 def _wrong_share(records: Records) -> float | None:
-    """The share of stage 2's attempts that this run has judged incorrect; None before there are enough."""
+    """The share of stage 2's attempts that this run judged incorrect; None while there are too few."""
     stages = [stage for stage in records.current_stages() if stage.name == REFINE]
     totals = [total for stage in stages for total in records.trace_totals(REFINE, stage.recipe)]
     right = sum(n for outcome, _, n in totals if outcome == Outcome.ACCEPTED)

@@ -1,7 +1,7 @@
-"""Re-run a run's conversations from its store and compare: no model, no server, no training.
+"""Re-run a run's conversations from its store and compare, without models, servers or training.
 
-The method's own code runs on the run's own questions and templates, and every reply is the one that was received. Replies
-are looked up under the weights that spoke in the trace itself, so the updates between them need not be made again.
+The method's own code runs on the run's own questions and templates, and every reply comes from its store. Replies are
+looked up under the weights version that each trace names, so the updates between them are not repeated.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class Held(NamedTuple):
     stage: str
     question_id: str
     difference: str = ""
-    """How it differs from the recorded one; empty where it does not."""
+    """How it differs from the recorded one; empty if it does not."""
     silent: bool = False
-    """A model had given no reply, so there is none to repeat."""
+    """True: a model gave no reply, so there is none to repeat."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySession:
-    """A recorded run whose agents repeat what their models said."""
+    """A recorded run whose agents repeat their models' replies."""
 
     settings: Settings
     records: Records
     cast: Cast
     student: ReplayedSpeaker
-    """The student's speaker, which has to know the weights that spoke."""
+    """The student's speaker; it is told which weights replied in each trace."""
     heldout: Mapping[str, Mapping[str, Question]]
     """Held-out set -> id -> question."""
     base: Checkpoint
 
 
 class Replay:
-    """The conversations of one run, each of which can be held again."""
+    """The conversations of one run, each of which can be re-run."""
 
     def __init__(self, session: ReplaySession) -> None:
         self._settings = session.settings

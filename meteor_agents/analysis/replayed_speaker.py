@@ -1,4 +1,4 @@
-"""A speaker that repeats what a role's model said in a run."""
+"""A speaker that repeats a role's recorded replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meteor_agents.store.records import Records
 
 
 class ReplayedSpeaker:
-    """A role's model that says what it said in the run, under the same key. Raises `UnrecordedCallError` for the rest."""
+    """A role's model that repeats its recorded replies, found by the same keys."""
 
     def __init__(self, model: RoleModel, records: Records) -> None:
         self._role = model.role
@@ -25,7 +25,7 @@ class ReplayedSpeaker:
         self._asked = 0
 
     def begin(self, weights: Sequence[str]) -> None:
-        """A conversation begins in which these weights spoke, call by call; none for a model that no one changes."""
+        """Begin a conversation. `weights` are the versions that replied, call by call; empty without training."""
         self._spoke, self._asked = weights, 0
 
     async def complete(

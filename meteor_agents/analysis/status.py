@@ -33,8 +33,9 @@ def read_status(records: Records) -> dict[str, Any]:
 
 
 def _scores(version: str, students: Mapping[str, str], evaluations: Sequence[EvaluationRecord]) -> dict[str, Any]:
-    """Who this version is, and what was found about it: metrics under a held-out set's name, the rest under the name and
-    what it is. If another held-out set has that very name, its metrics are shown.
+    """The labels of this version and its results: metrics by the held-out set's name, other kinds by that name and a suffix.
+
+    If another held-out set has that very name, its metrics are shown.
     """
     own = [evaluation for evaluation in evaluations if evaluation.checkpoint == version]
     metrics = {e.heldout: e.metrics for e in own if e.kind is EvaluationKind.METRICS}

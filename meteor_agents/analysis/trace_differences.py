@@ -1,4 +1,4 @@
-"""What differs between what a run recorded and what this version would record, in words."""
+"""Differences between a recorded conversation and its re-run, in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 60
 
 
 def difference(then: Trace, now: Trace) -> str:
-    """How two traces of one question differ; empty where they say the same."""
+    """How two traces of one question differ; empty if they do not."""
     if then.outcome is not now.outcome:
         return f"was {then.outcome}, is {now.outcome}" + (f": {now.error}" if now.error else "")
     for number, (before, after) in enumerate(zip_longest(then.messages, now.messages), 1):
@@ -26,14 +26,14 @@ def difference(then: Trace, now: Trace) -> str:
 
 
 def unlike(then: Message, now: Message) -> str:
-    """The fields in which two messages differ; empty where they say the same. Estimated FLOPs are not compared."""
+    """The fields in which two messages differ; empty if they do not. Estimated FLOPs are not compared."""
     if isinstance(then, Lineage) and isinstance(now, Lineage):
         then, now = (_without_flops(lineage) for lineage in (then, now))
     return "" if then == now else changed(then.model_dump(mode="json"), now.model_dump(mode="json"))
 
 
 def _without_flops(lineage: Lineage) -> Lineage:
-    """An estimate from the size of the model's files, which need not be here."""
+    """The lineage without FLOPs, which are estimated from model files that may be missing here."""
     sides = {name: getattr(lineage, name).model_copy(update={"flops": None}) for name in ("low", "high")}
     return lineage.model_copy(update=sides)
 

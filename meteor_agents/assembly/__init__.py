@@ -1,1 +1,1 @@
-"""Settings to objects. The only room of the core that knows backends."""
+"""From settings to objects. The only room of the core that imports backends."""

@@ -1,4 +1,4 @@
-"""The settings file: YAML, a preset's name, `--set` over it, and back to YAML without secrets."""
+"""The settings file: from YAML or a preset and `--set` to settings, and back to YAML without secrets."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _parsed(override: str) -> tuple[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises `SettingsError` naming the file, and the line where there is one."""
+    """The content of a YAML file. Raises `SettingsError` with the file and, if known, the line."""
     try:
         text = decoded(path.read_bytes())
     except OSError as error:
@@ -83,15 +83,15 @@ def read_yaml(path: Path) -> Any:
 def dump_config(settings: Settings) -> str:
     """The resolved settings as YAML, without secrets.
 
-    Keys are there by the names of their environment variables. Whatever else in the options of a model or a verifier may
-    be a secret (headers, environments, credentials) is replaced by `***`, wherever in the settings it is.
+    API keys appear by the names of their environment variables. Other possible secrets in the options of a model or a
+    verifier (headers, environments, credentials) are replaced by `***`, anywhere in the settings.
     """
     content = _without_secrets(settings, settings.model_dump(mode="json", exclude_none=True))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _without_secrets(value: Any, dumped: Any) -> Any:
-    """`dumped` is what `value` was dumped as; options are hidden in every model and verifier in it."""
+    """`dumped`, the dump of `value`, with secrets hidden in the options of every model and verifier."""
     if isinstance(value, ModelSettings | VerifierSettings):
         options = {name: dumped[name] for name in value.options if name in dumped}
         return {**dumped, **without_secrets(options)}

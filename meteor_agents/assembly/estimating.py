@@ -1,4 +1,4 @@
-"""Settings, or an open run, to an estimate; and the forecast that a run keeps of itself."""
+"""From settings, or an open run, to an estimate; and the forecast that a run keeps."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from meteor_agents.store.records import Records
 from meteor_agents.store.run_directory import RunDirectory
 
 REUSABLE = "reusable"
-"""The store's name for the replies that the newest command found to reuse, by role."""
+"""The store's name for the number of replies that the newest command can reuse, by role."""
 
 
 def estimate_settings(
     command: str, settings: Settings, records: Records, folder: Path, *, limit: int | None, trains: bool
 ) -> tuple[Estimate, bool]:
-    """What a stage command would still ask, and whether it trains. Nothing is asked, opened for writing or loaded.
+    """The remaining work of a stage command, and whether it trains. No model is called or loaded, nothing is written.
 
     `records` and `folder` are those of the run directory.
     """
@@ -59,7 +59,7 @@ def estimate_settings(
 
 
 async def forecast_run(command: str, limit: int | None, session: Session) -> Estimate:
-    """What a command is going to ask. The run keeps it, and keeps the first one where the same command is repeated."""
+    """The estimate for a command that begins. The run stores it; a repeated command keeps the first one."""
     settings, store, cast = session.settings, session.store, session.cast
     given = Given(
         settings=settings,
@@ -84,7 +84,7 @@ async def forecast_run(command: str, limit: int | None, session: Session) -> Est
 
 
 def over_budget(settings: Settings, found: Estimate, records: Records) -> str | None:
-    """A warning where the budget is likely to end the command before it is done."""
+    """A warning if the budget is likely to end the command before it is done."""
     spent, budget = records.spent(), settings.budget
     if budget.usd is not None and found.usd is not None and spent.usd + found.usd > budget.usd:
         return f"budget.usd of {budget.usd:g} is likely to end this before it is done; raise it to continue then"
@@ -94,7 +94,7 @@ def over_budget(settings: Settings, found: Estimate, records: Records) -> str | 
 
 
 def _asked_for(command: str, limit: int | None, given: Given) -> str:
-    """A hash of what decides an estimate; how fast and how far a run may go is no part of it."""
+    """A hash of everything that decides an estimate; limits and budget do not."""
     content = given.settings.model_dump(mode="json", exclude={"budget": True, **{role: {"limits"} for role in ROLES}})
     parts = [command, limit, given.trains, len(given.questions.train), content, given.templates.hashes()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

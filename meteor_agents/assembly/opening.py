@@ -1,4 +1,4 @@
-"""Settings to an open run: everything that its stages need, opened before any call that costs money."""
+"""From settings to an open run: everything that its stages need, opened before any call that costs money."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BUILTIN_PROMPTS = Path(str(files("meteor_agents.prompts")))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is going to be done, as far as it decides what has to be opened."""
+    """What a command will do, and so what must be opened."""
 
     trains: bool = True
     self_trains: bool = True
@@ -50,23 +50,23 @@ class Plan:
     evaluates: bool = True
     """Held-out questions will be answered and graded, so models that only grade or only are graded are needed."""
     limit: int | None = None
-    """At most so many questions a stage and held-out set."""
+    """The most questions of each stage and held-out set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Parts of a run that come as objects instead of being opened from the settings."""
+    """Parts of a run that are given as objects instead of being opened from the settings."""
 
     models: Mapping[str, ChatModel] = field(default_factory=dict)
-    """Role (`student`, `teacher`, `judge`) -> its model. Limits, budget and memory are put around it."""
+    """Role (`student`, `teacher`, `judge`) -> its model. It is wrapped in limits, budget and store."""
     verifier: Verifier | None = None
-    """The judge, in the place of the one that the settings name."""
+    """The judge, instead of the one that the settings name."""
     trainer: Trainer | None = None
 
 
 @dataclass(slots=True)
 class Opening:
-    """All that a session is opened from."""
+    """Everything a session is opened from."""
 
     settings: Settings
     directory: RunDirectory
@@ -76,7 +76,7 @@ class Opening:
     parts: Parts = field(default_factory=Parts)
 
     async def session(self, plan: Plan, closing: AsyncExitStack) -> Session:
-        """Open everything that the plan needs; `closing` closes it again. Raises `MeteorError` for what is missing."""
+        """Open everything that the plan needs; `closing` closes it. Raises `MeteorError` for anything missing."""
         settings = limited(self.settings, plan.limit)
         check_budget(settings)
         templates = open_templates(settings.prompts.dir)
@@ -124,7 +124,7 @@ class Opening:
     async def _models(
         self, opener: ModelOpener, settings: Settings, plan: Plan, closing: AsyncExitStack
     ) -> dict[str, Retrying]:
-        """Every model that is asked, by name, ready for its first call."""
+        """Model name -> the model behind its limits, ready for its first call."""
         models: dict[str, Retrying] = {}
         for name, asked in role_models(settings, evaluates=plan.evaluates).items():
             given = self.parts.models.get(name)
@@ -146,7 +146,7 @@ class Opening:
         return open_free_judges(settings, stack, evaluates=plan.evaluates)
 
     async def _keep(self, settings: Settings, questions: QuestionSets, templates: Templates) -> None:
-        """Write down what the run was given, once nothing of it was refused."""
+        """Store the run's inputs, once all of them are accepted."""
         if questions.overlaps is not None:
             await self.store.set_meta(OVERLAPS, questions.overlaps.model_dump(mode="json"))
         await self.store.set_meta("templates", templates.hashes())
@@ -157,7 +157,7 @@ class Opening:
 
 
 def open_templates(folder: Path | None) -> Templates:
-    """The built-in templates, with those of `folder` in the place of the ones that they are named like."""
+    """The built-in templates; a file in `folder` replaces the one of the same name."""
     return Templates(BUILTIN_PROMPTS, folder)
 
 
@@ -172,14 +172,14 @@ def open_free_judges(settings: Settings, closing: ExitStack, *, evaluates: bool 
 
 
 def open_verifier_judge(name: str, options: Mapping[str, object], base: Path, closing: ExitStack) -> VerifierJudge:
-    """A verifier as a judge; `base` is where its relative paths start. Raises `SettingsError`."""
+    """A verifier as a judge; its relative paths start at `base`. Raises `SettingsError`."""
     verifier = open_verifier(name, options, base)
     closing.callback(verifier.close)
     return VerifierJudge(verifier)
 
 
 def stored_lineage(records: Records, base: Checkpoint, checkpoints: Path) -> dict[str, Checkpoint]:
-    """The checkpoints that earlier commands of this run arrived at, as far as their folders are there."""
+    """The checkpoints that earlier commands of this run arrived at and whose folders exist."""
     known = records.lineage()
     lineage = {BASE: base}
     if known.get(BASE) != base.version:

@@ -1,4 +1,4 @@
-"""Settings to questions: read, split, and checked for leaks between training and held-out sets."""
+"""From settings to questions: read, split, and checked for leaks between training and held-out sets."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def open_questions(
 ) -> QuestionSets:
     """Read and split the questions.
 
-    `limit` caps the training questions, which every stage takes its own from, and each held-out set. What the run of
-    `records` has set apart stays so, also when questions were added since. Raises `QuestionsError` when a held-out
+    `limit` caps the training questions, from which every stage takes its own, and each held-out set. Questions that the run
+    of `records` has set apart stay so, even if rows were added to the file. Raises `QuestionsError` when a held-out
     question occurs in training.
     """
     given = settings.questions
@@ -73,7 +73,7 @@ def _gate_told(gate: int, train: int) -> str:
 
 
 def with_overlaps(questions: QuestionSets, observer: Observer, records: Records | None = None) -> QuestionSets:
-    """The same questions, with those named that nearly repeat a training question. The observer hears of them."""
+    """The question sets with their near duplicates between training and held-out questions, which are reported too."""
     if not questions.heldout:
         return questions
     before = records.meta(OVERLAPS) if records else None
@@ -87,7 +87,7 @@ def with_overlaps(questions: QuestionSets, observer: Observer, records: Records 
 
 
 def limited(settings: Settings, limit: int | None) -> Settings:
-    """The settings with every stage taking at most `limit` questions; the same settings where there is no limit."""
+    """The settings with at most `limit` questions for each stage; unchanged without a limit."""
     if limit is None:
         return settings
     stages = {

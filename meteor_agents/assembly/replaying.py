@@ -1,4 +1,4 @@
-"""A run directory to a replay: its settings, prompts, questions and verifier, and agents that repeat what was said."""
+"""From a run directory to a replay: its settings, prompts, questions and verifier, and agents that repeat replies."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from meteor_agents.store.records import Records
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run directory that is replayed, under its own settings or edited ones."""
+    """A run directory to replay, with its own settings or edited ones."""
 
     folder: Path
     settings: Settings
     records: Records
     other_prompts: bool = False
-    """`prompts.dir` of the settings is used, though the run kept its own prompts."""
+    """Use `prompts.dir` of the settings, even if the run kept its own prompts."""
 
 
 def open_replay(run: Recorded, closing: ExitStack) -> Replay:
-    """Raises `UsageError`, `SettingsError` or `QuestionsError` for what a replay needs and the directory lacks."""
+    """The replay of a run. Raises `UsageError`, `SettingsError` or `QuestionsError` if the directory lacks what it needs."""
     settings, records, inputs = run.settings, run.records, Inputs(run.folder)
     speakers = {name: ReplayedSpeaker(model, records) for name, model in role_models(settings).items()}
     free = _free_judges(inputs, run, closing)
@@ -45,7 +45,7 @@ def open_replay(run: Recorded, closing: ExitStack) -> Replay:
 
 
 def _free_judges(inputs: Inputs, run: Recorded, closing: ExitStack) -> FreeJudges:
-    """The run's own verifier, with the files that the run kept in the place of the user's."""
+    """The run's own verifier, with the files that the run kept instead of the user's."""
     judge = run.settings.judge
     if judge.verifier is None:
         return open_free_judges(run.settings, closing)
@@ -64,13 +64,13 @@ def _templates(inputs: Inputs, run: Recorded) -> Templates:
     templates = open_templates(run.settings.prompts.dir)
     if not run.other_prompts and templates.hashes() != run.records.meta("templates"):
         raise UsageError(
-            "this run kept no copy of its prompts, and those here are others; name its own: --set prompts.dir=FOLDER"
+            "this run kept no copy of its prompts, and the present ones differ; name its own: --set prompts.dir=FOLDER"
         )
     return templates
 
 
 def _heldout_of_settings(settings: Settings, records: Records) -> Mapping[str, Mapping[str, Question]]:
-    """The held-out questions out of the question files, for a run that kept no copy of them."""
+    """The held-out questions from the question files, for a run that kept no copy of them."""
     try:
         sets = open_questions(settings, limit=None, observer=Observers([]), records=records)
     except QuestionsError as error:

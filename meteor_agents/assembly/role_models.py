@@ -1,4 +1,4 @@
-"""Settings to models: each role's model behind its budget, its limits and the breaker of its server."""
+"""From settings to models: each role's model behind its budget, its limits and its server's circuit breaker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from meteor_agents.store.store import Store
 
 
 class Servers:
-    """The servers of a run, by address: roles with the same one share its concurrency, its pauses and its breaker."""
+    """The servers of a run by address. Roles with the same address share its concurrency, pauses and circuit breaker."""
 
     def __init__(self) -> None:
         self.known: dict[str, Server] = {}
@@ -56,7 +56,7 @@ class ModelOpener:
     def open(self, role: str, settings: ModelSettings) -> Retrying:
         """The role's model behind its limits: retry around throttle around budget around the model.
 
-        The budget comes last, so that a call that waited for its turn meanwhile is not sent. Raises `SettingsError`,
+        The budget comes last, so that a call that was waiting when the budget ran out is not sent. Raises `SettingsError`,
         `MissingExtraError`.
         """
         surroundings = Surroundings(self.logs, lambda sentence: self.observer.on_event(Note(sentence)))
@@ -96,21 +96,21 @@ class ModelOpener:
 
 
 async def make_ready(model: ChatModel) -> None:
-    """Start or find what the model needs before its first call. Raises `MeteorError`."""
+    """Start or look up what the model needs before its first call. Raises `MeteorError`."""
     bare = innermost(model)
     if isinstance(bare, Opens):
         await bare.open()
 
 
 def price_of(settings: ModelSettings) -> Price | None:
-    """The price of a model's tokens; None where calls may be billed and the settings give none."""
+    """The price of a model's tokens; None if calls may be billed and the settings give no price."""
     if settings.price is not None:
         return Price(settings.price.input, settings.price.output)
     return None if costs_money(settings) else Price(0, 0)
 
 
 def check_budget(settings: Settings) -> None:
-    """Raises `SettingsError` unless every model that may cost money has a price, where there is a budget in dollars."""
+    """Check that with a budget in dollars every model that may cost money has a price. Raises `SettingsError`."""
     if settings.budget.usd is None:
         return
     for model in role_models(settings).values():

@@ -1,4 +1,4 @@
-"""A run as a Python object: open it, hold its stages, look at what came of them."""
+"""A run as a Python object: open it, run its stages, read its results."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from meteor_agents.verifiers.function import FunctionVerifier
 
 
 class RunView:
-    """What a run has come to, read from its store. Also while another process runs it."""
+    """The results of a run, read from its store, also while another process runs it."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
     def traces(self, stage: str | None = None, outcome: str | None = None) -> Iterator[Trace]:
-        """The traces of the run as it is set up now, in the order in which they were finished.
+        """The traces of the run under its current settings, in the order in which they were finished.
 
         `stage` is `distill`, `refine` or `self-train` (`self-train-2` for a second turn); `outcome` is `accepted`,
         `exhausted` or `failed`. Raises `ValueError` for another outcome.
@@ -51,7 +51,7 @@ class RunView:
                 yield trace
 
     def rounds(self) -> list[Round]:
-        """The updates of the student, in order: what each was trained on, and whether it was promoted and why."""
+        """The updates of the student, in order: the data of each, and whether it was promoted and why."""
         stages = self._records.current_stages()
         return [round_ for stage in stages for round_ in self._records.rounds(stage.name, stage.recipe)]
 
@@ -71,7 +71,7 @@ class RunView:
 
 
 class Run(RunView):
-    """One open run. Each stage resumes: what is done already is not done again, and no finished call is made twice."""
+    """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.store)
@@ -137,12 +137,12 @@ async def open_run(
     trainer: Trainer | None = None,
     trains: bool | None = None,
 ) -> AsyncIterator[Run]:
-    """Open a run in `folder` (default: `runs/NAME`), new or as an earlier process left it.
+    """Open a run in `folder` (default: `runs/NAME`), new or resumed.
 
     `config` is what `load_settings` takes, or its result. `judge` is a verifier, or a function of a question and an answer
     that returns whether the answer is right (or what is wrong with it). `models` replaces the model of a role, `trainer`
     the trainer. `trains` is false for conversations only; by default the student is trained where its backend allows it.
-    Raises `MeteorError` for what cannot be opened.
+    Raises `MeteorError` if something cannot be opened.
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
@@ -163,7 +163,7 @@ async def open_run(
 
 @contextmanager
 def read_run(folder: str | Path) -> Iterator[RunView]:
-    """Look at a run without opening it for work. Raises `UsageError` for a folder that holds none, `StoreError`.
+    """Read a run without opening it for work. Raises `StoreError`, and `UsageError` for a folder without a run.
 
     Example:
         >>> with meteor.read_run("runs/quickstart") as run:

@@ -115,7 +115,7 @@ class RecordedModel:
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:
-        """Whoever wants the same reply waits until the body ends, however it does."""
+        """Others who want the same reply wait until the body ends, however it ends."""
         ended = self._asking[same] = asyncio.Event()
         try:
             yield

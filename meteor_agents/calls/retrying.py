@@ -34,7 +34,7 @@ class Retrying:
     """A chat model that asks `inner` again, up to `limits.retries` times, when it raises `TransientModelError`.
 
     `Retrying(Throttled(model, limits, server), limits)`: each try passes the throttle. A call that was late is not asked
-    again here, because whoever waits for it would wait for several time-outs in a row: the engine puts its question back in
+    again here, because its conversation would wait for several time-outs in a row: the engine puts the question back in
     line. Nor is one whose server asks for a longer pause than `GIVE_UP_S`.
 
     Pauses grow exponentially from `first_wait_s` to `longest_wait_s` with jitter, and are never shorter than what the

@@ -194,13 +194,13 @@ def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:
 
 
 def _before(lately: deque[tuple[float, int]], over_s: float) -> tuple[float, int]:
-    """Of samples of (moment, count) the newest that is so many seconds older than the last; else the first."""
+    """The newest sample (moment, count) at least `over_s` seconds older than the last one; else the first."""
     last = lately[-1][0]
     return next((sample for sample in reversed(lately) if sample[0] <= last - over_s), lately[0])
 
 
 def _rate(lately: deque[tuple[float, int]], over_s: float) -> float:
-    """Per second, over so many last seconds."""
+    """Calls per second over the last `over_s` seconds."""
     last, count = lately[-1]
     first, before = _before(lately, over_s)
     return (count - before) / (last - first) if last > first else 0.0

@@ -1,4 +1,4 @@
-"""At most so many requests, or tokens, in any minute."""
+"""Limits on the requests, or tokens, of any minute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asyncio_throttle.throttler import Throttler
 
 POLL_S = 0.05
-"""How often whoever is first in line looks whether the window has room again."""
+"""How often the first call in line checks whether the window has room again."""
 
 
 class RequestWindow:
@@ -57,7 +57,7 @@ class TokenWindow:
         return self._head.locked()
 
     async def book(self, tokens: int) -> Booking:
-        """Wait until so many tokens fit the window, and take them."""
+        """Wait until `tokens` fit the window, and take them."""
         async with self._head:
             while not self._has_room(tokens):  # noqa: ASYNC110 - what is awaited is time
                 await asyncio.sleep(min(POLL_S, self._window_s / 10))

@@ -1,4 +1,4 @@
-"""Settings to agents: the one place where a run's student, teacher, judge, panel and rivals are put together.
+"""From settings to agents: the one place where a run's student, teacher, judge, panel and rivals are created.
 
 A run, an estimate and a replay differ only in the speaker behind each agent: a recorded model, an imagined one, or the
 run's own stored replies.
@@ -24,7 +24,7 @@ from meteor_agents.settings.run import Settings
 
 @dataclass(frozen=True, slots=True)
 class RoleModel:
-    """A model that a run asks. The calls of one role are counted together."""
+    """A model that a run calls. The calls of one role are counted together."""
 
     name: str
     """`student`, `teacher`, `judge`; a further judge or an evaluated model has its own name after the role's."""
@@ -33,18 +33,18 @@ class RoleModel:
 
     @property
     def setting(self) -> str:
-        """Where it stands in the settings file, for messages: `teacher`, `evaluate.judges NAME`."""
+        """Its section in the settings file, for messages: `teacher`, `evaluate.judges NAME`."""
         section = "evaluate.models" if self.role == EVALUATED else "evaluate.judges"
         return self.role if self.name == self.role else f"{section} {self.name.removeprefix(self.role).strip()}"
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another model that answers the held-out questions: an API's, a server's, a folder's."""
+    """Another model that answers the held-out questions: from an API, a server or a folder."""
 
     name: str
     version: str
-    """Its name in the store: a new one when anything that decides its replies has changed."""
+    """Its name in the store, which changes with anything that decides its replies."""
     student: Student
     sampling: SamplingParams
 
@@ -70,9 +70,9 @@ class Cast:
 
 
 def role_models(settings: Settings, *, evaluates: bool = True) -> dict[str, RoleModel]:
-    """Every model that the settings make a run ask, by name.
+    """Every model that a run with these settings calls, by name.
 
-    A reference teacher and a verifier are no models. Without `evaluates`, models that only grade or only are graded are
+    A reference teacher and a verifier are not models. Without `evaluates`, models that only grade or only are graded are
     left out.
     """
     models = [RoleModel("student", "student", settings.student)]
@@ -112,7 +112,7 @@ def cast_agents(
 
 
 def related_models(settings: Settings) -> tuple[str, ...]:
-    """Warnings about judges that are of one model family with a role whose words they judge."""
+    """Warnings about judges of the same model family as a role whose replies they judge."""
     judges: dict[str, ModelSettings] = {"judge": settings.judge}
     judges |= {f"evaluate.judges {judge.identity}": judge for judge in settings.evaluate.judges}
     others: dict[str, ModelSettings] = {"teacher": settings.teacher, "student": settings.student}

@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: which ones a run still needs, and how the others go."""
+"""Checkpoints on disk: which ones a run still needs, and how the others are removed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from meteor_agents.method.conversations import REFINE, SELF_TRAIN
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.store.records import Records
 
+BASE = "base"
+LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
+"""Where checkpoints come from, in order."""
+
 _OURS = re.compile(r"(finetune|refine-\d+|self-train-\d+)-[0-9a-f]{8}")
 _OPTIMIZER = re.compile(rf"({_OURS.pattern})\.optimizer")
 _GOING = ".removed-"
@@ -19,8 +23,8 @@ _GOING = ".removed-"
 def needed(records: Records) -> set[str]:
     """Versions that a resumed run starts from or that a stage ended with.
 
-    Of stage 2 these are the lineage's and each recipe's last promoted one, since no other is trained on or served again.
-    The fine-tune and every turn of stage 3 are the start of another stage or turn.
+    From stage 2 these are the lineage's checkpoint and each recipe's last promoted one; no other is trained on or served
+    again. The fine-tune and every turn of stage 3 may be the start of another stage or turn.
     """
     kept = set(records.lineage().values())
     last: dict[str, str] = {}
@@ -30,8 +34,6 @@ def needed(records: Records) -> set[str]:
         elif promoted:
             kept.add(checkpoint)
     return kept | set(last.values())
-
-
 
 
 def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
@@ -52,10 +54,3 @@ def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:
         path.rename(going)
         shutil.rmtree(going, ignore_errors=True)
     return sorted(path.name for path in gone)
-
-
-BASE = "base"
-
-
-LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
-"""Where checkpoints come from, in order."""

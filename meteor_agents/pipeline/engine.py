@@ -1,8 +1,8 @@
 """The conversation engine: a window of conversations over the questions still owed.
 
 Workers share one iterator, so nothing is read ahead and memory does not grow with the data set. Each finished trace is
-awaited into a sink, so a slow sink or an update of the student holds the workers back by itself. The window follows the
-slowest role: while calls pile up before a model, fewer conversations are begun.
+awaited into a sink, so a slow sink or an update of the student holds the workers back. The window follows the slowest
+role: while calls pile up before a model, fewer conversations begin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Late = Callable[[Question, ModelError], None]
 BEGUN_AT_ONCE = 8
 """Conversations that begin in one turn of the event loop. Hundreds in lockstep would hold it up again and again."""
 TIMES_LATE = 2
-"""How often a question goes back to the end of the line when its model did not reply in time. After that it has failed."""
+"""How often a question whose call timed out goes back to the end of the queue. After that it has failed."""
 
 
 class Drain:
@@ -46,7 +46,7 @@ class Line(Protocol):
 
     @property
     def ceiling(self) -> int:
-        """Calls at once when all goes well."""
+        """The most calls at once."""
         ...
 
     @property
@@ -63,9 +63,9 @@ class Line(Protocol):
 class Window:
     """How many conversations are held at once.
 
-    With `lines`, up to as many as all roles together may be asked. It starts with what the narrowest role takes, and with
-    each conversation that ends it grows by one; while a line is long (more wait than are let in at once), it shrinks by
-    one instead. So a slow judge has a short line before it, and not a pile of half-done conversations.
+    With `lines`, at most as many as all roles together take calls. It starts with the smallest concurrency of a role and
+    grows by one with each conversation that ends. While a line is long (more calls wait than are let in at once), it
+    shrinks by one instead. So a slow judge has a short queue, and not a pile of half-done conversations.
     """
 
     def __init__(self, most: int, lines: Sequence[Line] = ()) -> None:
@@ -92,7 +92,7 @@ class Window:
         self._wake(self.size - self.taken)
 
     def dismiss(self) -> None:
-        """Wake everyone who waits: no conversation will begin."""
+        """Wake all waiting workers: no further conversation will begin."""
         self._wake(len(self._blocked))
 
     def _wake(self, count: int) -> None:
@@ -104,7 +104,7 @@ class Window:
 
 
 class Owed:
-    """The questions still to ask: those given, then those that went back to the end of the line."""
+    """The questions still to ask: those given, then those that were put back."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
         self._given: Iterator[Question] = iter(questions)
@@ -112,14 +112,14 @@ class Owed:
         self._times: Counter[str] = Counter()
 
     def next(self) -> Question | None:
-        """The next question to ask; None when there is none for now."""
+        """The next question to ask; None if there is none for now."""
         question = next(self._given, None)
         if question is None and self._back:
             return self._back.popleft()
         return question
 
     def put_back(self, question: Question) -> bool:
-        """Put a question at the end of the line; False when it has been there `TIMES_LATE` times."""
+        """Put a question at the end of the queue; False if it has been there `TIMES_LATE` times."""
         self._times[question.id] += 1
         if self._times[question.id] > TIMES_LATE:
             return False
@@ -139,10 +139,10 @@ async def converse(
 ) -> None:
     """Hold the conversations that `window` admits until the questions run out.
 
-    A `ModelError` makes a failed trace and the run goes on, but a question whose model was late is first put back in line
-    (`late` hears of it). `NoCallSucceeds`, a failing sink and everything unexpected cancel the other conversations and
-    are raised. Raises `Interrupted` when `drain` was requested, `BudgetReached` when the budget was and `ServerDown` when
-    a server was given up, all after the conversations in flight have ended.
+    A `ModelError` makes a failed trace and the run continues. A question whose call timed out is put back in the queue
+    first, and reported to `late`. `NoCallSucceeds`, a failing sink and every unexpected error cancel the other conversations
+    and are raised. Raises `Interrupted` if `drain` was requested, `BudgetReached`, and `ServerDown` if a server was given up,
+    each after the conversations in flight have ended.
     """
     owed = Owed(questions)
     stopped: list[BudgetReached | ServerDown] = []

@@ -1,4 +1,4 @@
-"""The gate: whether a newly trained student may replace the student in force."""
+"""The gate: whether a newly trained student may replace the current one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Gate:
 
 
 async def ask_gate(session: Session) -> dict[str, GradedReply]:
-    """What the served student answers to the gate's questions, by id; judged only where a judgement costs nothing."""
+    """The served student's replies to the gate's questions, by id; graded only if grading costs nothing."""
     cast, sampling = session.cast, greedy(session.settings)
     results: dict[str, GradedReply] = {}
 
@@ -61,7 +61,7 @@ async def ask_gate(session: Session) -> dict[str, GradedReply]:
 
 
 def speaks_unlike(start: Path, candidate: Path) -> str | None:
-    """The file that makes the candidate read prompts or end replies differently than in training, in words; or None."""
+    """Why the candidate would read prompts or end replies differently than in training: the file; None if it would not."""
     for name in SPEAKING_FILES:
         trained, served = ((folder / name) for folder in (start, candidate))
         if trained.exists() != served.exists() or (trained.exists() and trained.read_bytes() != served.read_bytes()):

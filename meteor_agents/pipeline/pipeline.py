@@ -60,7 +60,7 @@ class Pipeline:
         await self.session.arrived(SELF_TRAIN, await SelfTraining(self.session).train(entered))
 
     async def evaluate(self, only: Sequence[str] = LINEAGE) -> None:
-        """Score the checkpoints of the lineage on every held-out set; what is scored already is not asked again."""
+        """Score the checkpoints of the lineage on every held-out set; scored questions are not asked again."""
         labels = [label for label in LINEAGE if label in only and label in self.session.lineage]
         await Measurement(self.session).checkpoints(labels)
         await self.session.save_lineage()

@@ -1,7 +1,7 @@
-"""What decides a stage's conversations, as one hash a stage: traces, rounds and results are stored under it.
+"""Recipes: for each stage, a hash of everything that decides its conversations. Its work is stored under it.
 
-While nothing changes, the recipe is the same and all work is found. An edit changes the recipe: the stage's conversations
-are held again, from stored replies where their calls are the same.
+Without a change, the recipe is the same and all work is found. An edit changes the recipe: the stage's conversations are
+repeated, with stored replies wherever their calls are the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Recipes:
         return self._recipe(FINETUNE, base, **({"own_rows": own_rows} if own_rows else {}))
 
     def refine(self, entered: Checkpoint, *, trains: bool) -> str:
-        """Stage 2, begun with the student `entered`. Whether it trains decides too, since updates change who speaks."""
+        """Stage 2, begun with the student `entered`. Whether it trains is part of it, since updates change the replies."""
         training = (
             self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
         )

@@ -1,4 +1,4 @@
-"""What the stages of one run share: settings, questions, agents, store, and the checkpoints that the run arrived at."""
+"""The state that the stages of one run share: settings, questions, agents, store and the checkpoints so far."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class QuestionSets:
 
     train: QuestionPool
     gate: Sequence[Question]
-    """Questions set apart for the gate, which compares a new student with the one that it would replace."""
+    """Questions for the gate, which compares a new student with the one that it would replace."""
     heldout: Mapping[str, Sequence[Question]]
     """Held-out set -> its questions."""
     set_apart: SetApart | None = None
-    """The ids that were taken out of the training questions, so that a resumed run takes out the same ones."""
+    """The ids removed from the training questions, so that a resumed run removes the same ones."""
     overlaps: NearDuplicatesBySet | None = None
-    """Held-out questions that nearly repeat a training question; None where nobody looked."""
+    """Held-out questions that nearly repeat a training question; None if this was not checked."""
 
 
 @dataclass(slots=True)
 class Session:
-    """One run while it is open. The stages read it; only the lineage changes."""
+    """One open run. The stages read it; only the lineage changes."""
 
     settings: Settings
     questions: QuestionSets
@@ -63,11 +63,11 @@ class Session:
     lines: Mapping[str, Throttled] = field(default_factory=dict)
     """Name of a model -> the queue before it; the window of conversations follows the longest."""
     labels: Sequence[HumanLabel] = ()
-    """People's findings on held-out replies."""
+    """People's labels of held-out replies."""
 
     @property
     def base(self) -> Checkpoint:
-        """The student that nobody has trained yet."""
+        """The untrained student."""
         return self.student.base
 
     def window(self) -> Window:
@@ -85,7 +85,7 @@ class Session:
         return next((self.lineage[label] for label in reversed(LINEAGE[:end]) if label in self.lineage), self.base)
 
     async def arrived(self, label: str, checkpoint: Checkpoint) -> None:
-        """Continue the lineage with this checkpoint. What an earlier run had after it is no longer part of the lineage."""
+        """Continue the lineage with this checkpoint. Later checkpoints of an earlier run leave the lineage."""
         if self.trainer is None:
             return
         self.lineage = {k: v for k, v in self.lineage.items() if LINEAGE.index(k) < LINEAGE.index(label)}
@@ -97,7 +97,7 @@ class Session:
         await self.store.set_meta("lineage", {k: v.model_dump(mode="json") for k, v in self.lineage.items()})
 
     def note(self, sentence: str) -> None:
-        """Tell whoever watches the run."""
+        """Send a sentence to the observers."""
         self.observer.on_event(Note(sentence))
 
 

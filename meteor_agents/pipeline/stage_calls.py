@@ -1,4 +1,4 @@
-"""Settings to conversations: what each stage holds about one question. A run, an estimate and a replay share these."""
+"""From settings to each stage's conversation about one question. A run, an estimate and a replay share these."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from meteor_agents.training import Checkpoint
 
 
 def distilling(settings: Settings, cast: Cast) -> Conversation:
-    """Stage 1 about one question."""
+    """Stage 1's conversation about one question."""
     guideline = settings.distill.guideline
     return lambda question: conversations.distill(question, cast.student, cast.teacher, guideline=guideline)
 
 
 def refining(settings: Settings, cast: Cast) -> Conversation:
-    """Stage 2 about one question."""
+    """Stage 2's conversation about one question."""
     stage = settings.refine
     guide_by = cast.teacher if stage.guide_from == "teacher" else None
     return lambda question: conversations.refine(
@@ -37,7 +37,7 @@ def refining(settings: Settings, cast: Cast) -> Conversation:
 def self_training(
     settings: Settings, cast: Cast, untrained: Checkpoint, *, stage: str, parameters: int | None = None
 ) -> Conversation:
-    """One turn of stage 3 about one question. `parameters` of the student turn tokens into FLOPs."""
+    """The conversation of one turn of stage 3. The student's number of `parameters` turns tokens into FLOPs."""
     low, high = (
         open_strategy(given, settings.student.sampling, cast.judge, untrained)
         for given in (settings.self_train.low, settings.self_train.high)
@@ -49,7 +49,7 @@ def self_training(
 
 
 def examining(settings: Settings, cast: Cast) -> Callable[[Question], Awaitable[GradedReply]]:
-    """The student's greedy reply to one held-out question, and what the panel finds."""
+    """Ask the student a held-out question, greedily, and let the panel grade the reply."""
     sampling = greedy(settings)
     return lambda question: ask_and_grade(question, cast.student, cast.panel, sampling=sampling)
 
@@ -60,7 +60,7 @@ def greedy(settings: Settings) -> SamplingParams:
 
 
 def pair_rules(settings: Settings, cast: Cast) -> PairRules:
-    """What makes two replies a preference pair."""
+    """The rules by which two replies make a preference pair."""
     stage = settings.self_train
     verify: Judge | None = None
     if stage.verify:

@@ -1,4 +1,4 @@
-"""One update of the student, all or nothing: train, ask the gate, record. A kill at any moment leaves the old student."""
+"""One update of the student as a transaction: train, ask the gate, record. A kill at any moment leaves the old student."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from meteor_agents.weight_files import damaged_weights
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A round of training before it is made."""
+    """A round of training that is about to be made."""
 
     stage: str
     recipe: str
     number: int
     """Counted from 1 within the stage."""
     traces: tuple[str, ...]
-    """The questions that it learns from."""
+    """Ids of the questions whose traces it learns from."""
     job: TrainingJob
     current: Checkpoint
-    """The student in force, who goes on if the new one is not promoted."""
+    """The current student, which stays if the new one is not promoted."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Why traces gave no training row -> how many."""
+    """Reason why traces gave no training row -> their number."""
     overlaps: bool = False
-    """Conversations go on meanwhile, and only wait while the gate's questions are answered."""
+    """Conversations continue meanwhile, and wait only while the gate's questions are answered."""
 
     @property
     def candidate(self) -> str:
@@ -44,11 +44,11 @@ class Update:
 
 
 async def update(session: Session, trainer: Trainer, wanted: Update) -> Checkpoint:
-    """Train, ask the gate, record the round; the student to go on with.
+    """Train, ask the gate, record the round; the student to continue with.
 
     Unless `wanted.overlaps`, conversations wait meanwhile: the trainer has the machine to itself, and a candidate that is
-    not promoted has never spoken in one. A checkpoint folder is complete when it has its name, so after a kill between
-    training and recording the training is not repeated. Rows that leave nothing to train on make a round that is not
+    not promoted has never replied in one. A checkpoint folder is complete when it has its name, so after a kill between
+    training and recording, the training is not repeated. Without a row to train on, the round is recorded as not
     promoted. Raises `TrainingError`, `NoCallSucceeds`.
     """
     candidate = Checkpoint(version=wanted.candidate, path=session.folder / wanted.candidate)
@@ -79,7 +79,7 @@ async def update(session: Session, trainer: Trainer, wanted: Update) -> Checkpoi
 
 
 def _made_before(session: Session, wanted: Update, candidate: Checkpoint) -> Checkpoint | None:
-    """What this very round led to, if an earlier process recorded it."""
+    """The student after this round, if an earlier process recorded it."""
     for done in session.store.rounds(wanted.stage, wanted.recipe):
         same = done.round == wanted.number and done.checkpoint == candidate.version
         if same and (candidate.path.exists() or not done.promoted):
@@ -90,7 +90,7 @@ def _made_before(session: Session, wanted: Update, candidate: Checkpoint) -> Che
 async def _train(
     session: Session, trainer: Trainer, wanted: Update, candidate: Checkpoint
 ) -> TrainingReport | None:
-    """Write the candidate's folder, unless it is there; None then. Raises `TrainingError`."""
+    """Write the candidate's folder, and return the report; None if the folder exists already."""
     if not wanted.job.rows:
         raise NothingToTrainError(f"no rows to train on: all {len(wanted.traces)} traces were left out")
     if candidate.path.exists():
@@ -140,7 +140,7 @@ async def _record(session: Session, wanted: Update, gate: Gate, report: Training
 
 
 async def _prune(session: Session, student: Checkpoint) -> None:
-    """Remove the checkpoints that nothing needs any more."""
+    """Remove checkpoints that are no longer needed."""
     keep = needed(session.store) | {checkpoint.version for checkpoint in (student, *session.lineage.values())}
     gone = await asyncio.to_thread(prune, session.folder, keep, session.settings.checkpoints.keep)
     if gone:

@@ -20,9 +20,7 @@ docs/design/engine-costs.md has what this costs."""
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """A connection in autocommit mode. A new file can be read by its owner only. Raises `sqlite3.Error` and `OSError`.
-
-    """
+    """A connection in autocommit mode. A new file can be read by its owner only. Raises `sqlite3.Error` and `OSError`."""
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_S)

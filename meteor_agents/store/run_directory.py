@@ -127,7 +127,7 @@ class RunDirectory:
             raise self._lost("is empty")
 
     def _has_no_tables(self) -> bool:
-        """True of a copy made while the run went on, without `run.db-wal`. What is damaged is left to whoever reads it."""
+        """True for a copy made during a run, without `run.db-wal`. A damaged file is reported where it is read."""
         try:
             connection = open_read_only(self.database)
         except sqlite3.Error:
@@ -141,8 +141,8 @@ class RunDirectory:
 
     def _lost(self, state: str) -> StoreError:
         return StoreError(
-            f"{self.database} {state}, though a run was held here: put a copy of it back (of a run that goes on: with "
-            "run.db-wal), or start over with --fresh, which pays for every call again and keeps this folder aside"
+            f"{self.database} {state}, though a run was held here: put a copy of it back (one made during a run needs "
+            "its run.db-wal), or start over with --fresh, which pays for every call again and keeps this folder aside"
         )
 
     def _unusable(self, error: OSError) -> StoreError:

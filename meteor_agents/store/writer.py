@@ -29,7 +29,7 @@ LOCKED_S = 600.0
 LOCKED_AT_CLOSE_S = 60.0
 """The same, when the run has ended and only waits for its last rows."""
 LARGEST = 2**63 - 1
-"""Of the integers that SQLite holds."""
+"""The largest integer that SQLite holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Waiter:
 class GroupCommit:
     """Writes statements in the order in which they came.
 
-    After a failure nothing more is written: whoever waits, and whoever writes later, gets the same `StoreError`.
+    After a failure nothing more is written: every waiting and every later write raises the same `StoreError`.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:

@@ -34,9 +34,9 @@ class Job:
     target: str
     """`module:function` that returns the object to serve (`child.Served`)."""
     arguments: Mapping[str, Any]
-    """Of that function, as JSON can hold them."""
+    """Its arguments, as JSON can hold them."""
     timeout_s: float
-    """Of each phase of a check."""
+    """Seconds that each phase of a check may take."""
     blobs: Sequence[bytes] = ()
     """Given to that function too, as `blobs`."""
 

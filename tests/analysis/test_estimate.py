@@ -47,7 +47,7 @@ def given(pipeline: Pipeline, **more: Any) -> Given:
 
 
 def estimated(run: Run, command: str = "run", **more: Any) -> Estimate:
-    """Of the run as its folder is now. The test's run gives both models their role's name."""
+    """The estimate for the run's folder in its present state. The test's run names both models after their role."""
     found: list[Estimate] = []
 
     async def stage(pipeline: Pipeline) -> None:
@@ -153,7 +153,7 @@ def test_money_is_tokens_times_price_and_unknown_without_one(tmp_path: Path) -> 
     assert told.usd == pytest.approx((2 * told.input_tokens + 10 * told.output_tokens) / 1e6)
     unknown = estimated(run, "refine", prices={"student": None})
     assert (unknown.roles["student"].usd, unknown.usd) == (None, None)
-    assert "student: no price is given, so what its calls cost is not known" in unknown.assumptions
+    assert "student: no price is given, so the cost of its calls is unknown" in unknown.assumptions
 
 
 def test_tokens_are_counted_by_the_given_counter_and_it_is_named(tmp_path: Path) -> None:

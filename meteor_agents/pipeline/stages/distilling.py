@@ -17,16 +17,16 @@ from meteor_agents.training import ChatExample, Checkpoint, Example, TrainingJob
 
 
 async def distill(session: Session) -> None:
-    """Hold stage 1's conversations, with the base student as the one who writes guidelines."""
+    """Hold stage 1's conversations; the untrained student writes the guidelines."""
     stage = Stage(DISTILL, session.recipes.distill(session.base), session.taken(session.settings.distill))
     await session.student.serve(session.base)
     await hold(session, stage, distilling(session.settings, session.cast), NoLearner(session.base))
 
 
 async def finetune(session: Session, own_rows: Sequence[Example | ChatExample] = ()) -> Checkpoint:
-    """Train question -> answer on every accepted trace of stage 1, or on the user's own rows; the student after it.
+    """Train question -> answer on every accepted trace of stage 1, or on the user's own rows; the resulting student.
 
-    Raises `UsageError` when there is nothing to train on or nobody to train.
+    Raises `UsageError` without rows to train on, and without a trainer.
     """
     if session.trainer is None:
         raise UsageError("finetune only trains, so --no-train leaves it nothing to do")

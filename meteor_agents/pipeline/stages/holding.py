@@ -1,4 +1,4 @@
-"""Holding a stage's conversations: those that are still owed, each stored before anyone learns from it."""
+"""Holding the conversations that a stage still owes. Each is stored before the student learns from it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Stage:
 
 
 class Learner(Protocol):
-    """Who learns from a stage's traces while its conversations are held."""
+    """Receives a stage's traces while its conversations are held, and may train the student on them."""
 
     @property
     def student(self) -> Checkpoint:
-        """The student in force."""
+        """The current student."""
         ...
 
     async def begin(self) -> None:
@@ -50,7 +50,7 @@ class Learner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NoLearner:
-    """The student stays as it is while the conversations are held."""
+    """The student is not trained while the conversations are held."""
 
     student: Checkpoint
 
@@ -77,7 +77,7 @@ async def hold(session: Session, stage: Stage, conversation: Conversation, learn
     async def sink(trace: Trace) -> None:
         await store.add_trace(stage.recipe, trace)
         observer.on_event(QuestionFinished(stage.name, trace.question.id, trace.outcome.value, trace.tries))
-        with suppress(BudgetReached):  # raised again by whoever calls next; this trace is stored
+        with suppress(BudgetReached):  # the next call raises it again; this trace is stored
             await learner.take(trace)
 
     count, reopens = len(stage.questions), bool(owed) or not finished

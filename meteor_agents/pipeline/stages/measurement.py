@@ -1,4 +1,4 @@
-"""Measure a run's students on the held-out questions, compare them, and examine how far their judges can be relied on.
+"""Measure a run's students on the held-out questions, compare them, and measure the reliability of their judges.
 
 Results are stored question by question under the evaluation's recipe; questions that have one are not asked again.
 """
@@ -76,7 +76,7 @@ class Measurement:
             await self._judge_reliability(heldout, results)
 
     def _versions(self) -> Iterator[tuple[str, str]]:
-        """Label and version of the lineage, each version once, in order; then of the rivals."""
+        """Label and version of each checkpoint of the lineage, each version once, then of the rivals."""
         seen: set[str] = set()
         for label, checkpoint in self._session.lineage.items():
             if checkpoint.version not in seen:
@@ -85,7 +85,7 @@ class Measurement:
         yield from ((rival.name, rival.version) for rival in self._rivals)
 
     def _results(self, version: str, heldout: str) -> dict[str, GradedReply]:
-        """By question id, in the questions' order; those of questions that were edited since are left out."""
+        """Question id -> stored result, in the questions' order, without questions that were edited since."""
         stored = self._store.scores(version, heldout, self._recipe)
         questions = self._session.questions.heldout[heldout]
         results = {q.id: read_graded_reply(stored[q.id], q.id) for q in questions if q.id in stored}
@@ -198,7 +198,7 @@ class Measurement:
         await self._keep_conclusion(heldout, EvaluationKind.JUDGE_RELIABILITY, reliability.model_dump(mode="json"))
 
     async def _agreements(self, heldout: str, last: Mapping[str, GradedReply]) -> list[HumanAgreement]:
-        """Every judge on what people have labelled of this held-out set."""
+        """Each judge's agreement with people's labels in this held-out set."""
         questions = {q.id: q for q in self._session.questions.heldout[heldout]}
         labels = [label for label in self._session.labels if label.id in questions]
         replied = {id_: result.attempt for id_, result in last.items()}
@@ -233,7 +233,7 @@ class Measurement:
     async def _keep_conclusion(
         self, heldout: str, kind: EvaluationKind, content: dict[str, Any], *, against: str = ""
     ) -> None:
-        """Keep what concerns several students beside the last checkpoint's figures."""
+        """Store a result about several students under the last checkpoint."""
         await self._keep(self._session.latest().version, heldout, kind, "", content, against)
 
     async def _keep(
@@ -250,11 +250,11 @@ class Measurement:
 
 
 async def _nothing() -> None:
-    """A rival is served by itself."""
+    """A rival needs no weights to be loaded."""
 
 
 def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
-    """The reply that a label is about: its own, or else the last checkpoint's."""
+    """The reply that a label is about: the one it contains, or else the last checkpoint's."""
     if label.reply is None:
         return last
     parts = split_answer(label.reply)
@@ -264,7 +264,7 @@ def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: HumanLabel) -> str | float | None:
-    """A judge's finding, of the same kind as the label: a status or a score. None where the judge failed."""
+    """A judge's finding of the same kind as the label: a status or a score. None if the judge failed."""
     if isinstance(label.label, int):
         return (await grade(question, attempt, Panel.of(judge))).overall
     status = (await judge.evaluate(question, attempt, stage=EVALUATE)).status

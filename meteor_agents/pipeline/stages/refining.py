@@ -1,7 +1,7 @@
 """Stage 2: judged refinement, with an update of the student each time the buffer of accepted traces is full.
 
-`mode: sync`: the worker whose trace fills the buffer makes the update, and the others wait for it. `mode: overlap`: a task
-of its own makes it, and conversations continue with the old weights until these are `staleness` rounds behind.
+`mode: sync`: the worker whose trace fills the buffer makes the update, and the others wait for it. `mode: overlap`: a
+separate task makes it, and conversations continue with the old weights until these are `staleness` rounds behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow
 
 
 async def refine(session: Session) -> Checkpoint:
-    """Hold stage 2's conversations and make its updates; the student after the last of them."""
+    """Hold stage 2's conversations and make its updates; the student after the last one."""
     entered = session.latest(before=REFINE)
     recipe = session.recipes.refine(entered, trains=session.trainer is not None)
     stage = Stage(REFINE, recipe, session.taken(session.settings.refine))
@@ -121,7 +121,7 @@ class Updates:
 
     @property
     def _ahead(self) -> int:
-        """How many full buffers the weights in force have not been trained on."""
+        """Full buffers that the current weights have not been trained on."""
         return len(self._buffer) // self._size
 
     async def _update_beside(self) -> None:
@@ -190,11 +190,11 @@ class Updates:
         self._buffer = self._buffer[size:]
 
     def _allow_reuse(self) -> None:
-        """Replies of every weights version that has spoken as student in this stage were really said in it."""
+        """Reuse stored replies of every weights version that was the student in this stage."""
         self._session.student.may_reuse(REFINE, tuple(reversed(self._versions)))
 
     def _converted(self, ids: Sequence[str]) -> TrainingRows:
-        """What these traces teach; in the order of their ids, so that equal sets are equal data."""
+        """The training rows of these traces, in the order of their ids, so that equal sets make equal data."""
         traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
         return refinement_rows(traces, self._session.cast.student, self._session.settings.refine.conversion)
 

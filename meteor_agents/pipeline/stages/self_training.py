@@ -1,4 +1,4 @@
-"""Stage 3: turns of preference pairs that the student decodes by itself, an update after each, and when to stop."""
+"""Stage 3: turns of preference pairs decoded by the student alone, an update after each, and when to stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SelfTraining:
         """Stage and recipe of each turn's conversations, so far."""
 
     async def train(self, student: Checkpoint) -> Checkpoint:
-        """Hold all turns, beginning with `student`; the student after the last of them."""
+        """Hold all turns, beginning with `student`; the student after the last one."""
         stops_early = self._settings.stop_early and self._session.trainer is not None
         best = await self._right(student) if stops_early else 0
         for turn in range(1, self._settings.turns + 1):
@@ -60,7 +60,7 @@ class SelfTraining:
             return student
         pairs, left_out = self_training_rows(traces, session.cast.student)
         if not pairs:
-            session.note(f"{SELF_TRAIN}: no pair had a preference; the student stays as it is")
+            session.note(f"{SELF_TRAIN}: no pair had a preference; the student is not trained")
             return student
         job = TrainingJob(
             name=f"{SELF_TRAIN}-{turn:03d}",
@@ -73,7 +73,7 @@ class SelfTraining:
         return await update(session, session.trainer, wanted)
 
     async def _right(self, student: Checkpoint) -> int:
-        """Gate questions that this student gets right. What it said at the gate of its own update is not asked again."""
+        """Gate questions that this student answers correctly. Its replies at its own update's gate are reused."""
         await self._session.student.serve(student)
         results = await ask_gate(self._session)
         return sum(result.status is Status.CORRECT for result in results.values())
@@ -85,7 +85,7 @@ def stage_of(turn: int) -> str:
 
 
 def summary(traces: list[Trace]) -> str:
-    """Pairs kept, pairs dropped by reason, and what the two sides took."""
+    """Pairs kept, pairs dropped by reason, and the FLOPs of the two sides, in words."""
     lineages = [trace.lineage for trace in traces if trace.lineage is not None]
     dropped = Counter(lineage.dropped.value for lineage in lineages if lineage.dropped is not None)
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())

@@ -12,7 +12,7 @@ from meteor_agents.verifiers.sql.text import Token, tokens
 Tables = Mapping[str, tuple[str, ...]]
 
 MAX_WORDS = 36
-"""Of a guide: about 60 tokens."""
+"""The most words of a guide: about 60 tokens."""
 MAX_NAMES = 12
 """Tables or columns that one hint lists."""
 
