@@ -40,7 +40,7 @@ class TransformersOptions(Options):
     device: str = "auto"
     """A torch device; `auto`: a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; `auto`: bfloat16 where the hardware multiplies it, else float32."""
+    """The type of the weights; `auto`: bfloat16 where the hardware multiplies it, else float32."""
     max_batch: int = 64
     """Sequences decoded together; each beam is one."""
     quantization: dict[str, Any] | None = None

@@ -15,6 +15,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted(Event):
+    """A stage has begun, or goes on after an earlier process."""
+
     stage: str
     questions: int
     done: int
@@ -23,6 +25,8 @@ class StageStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class StageFinished(Event):
+    """A stage is done. `summary` is one line for people."""
+
     stage: str
     seconds: float
     summary: str
@@ -38,6 +42,8 @@ class CallStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallFinished(Event):
+    """A model has replied to a call; `reused` means that the reply came from the store."""
+
     role: str
     reused: bool
     seconds: float
@@ -50,6 +56,8 @@ class CallFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallFailed(Event):
+    """A call ended without a reply and is not tried again. `reason` is the error's message."""
+
     role: str
     reason: str
     question_id: str = ""
@@ -57,6 +65,8 @@ class CallFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CallRetried(Event):
+    """A try of a call failed and another one follows in `wait_s` seconds."""
+
     role: str
     reason: str
     wait_s: float
@@ -81,9 +91,9 @@ class RoleProgress:
     retried: int
     failed: int
     in_flight: int
-    """Asked and not yet answered, those that wait for their turn included."""
+    """Calls asked and not yet answered, including those that wait for their turn."""
     waiting: int
-    """Of those, the ones that wait for their turn."""
+    """How many of the calls in flight wait for their turn."""
     input_tokens: int
     output_tokens: int
     usd: float | None
@@ -120,6 +130,8 @@ class Progressed(Event):
 
 @dataclass(frozen=True, slots=True)
 class QuestionFinished(Event):
+    """The conversation about a question has ended. `outcome` is a value of `traces.Outcome`."""
+
     stage: str
     question_id: str
     outcome: str
@@ -174,6 +186,8 @@ class OverlapFound(Event):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFinished(Event):
+    """A checkpoint has been scored on a held-out set. `summary` is one line for people."""
+
     checkpoint: str
     heldout: str
     summary: str
@@ -195,12 +209,17 @@ class Draining(Event):
 
     @property
     def text(self) -> str:
+        """The event as one line for people."""
         calls = "1 call" if self.in_flight == 1 else f"{self.in_flight} calls"
         return f"stopping: finishing {calls} in flight (Ctrl-C again stops now; nothing received is lost)"
 
 
 class Observer(Protocol):
-    def on_event(self, event: Event) -> None: ...
+    """Anything that is told of events: a progress display, a log, a tally."""
+
+    def on_event(self, event: Event) -> None:
+        """Take note of an event. Called where the event happens, so it must return quickly."""
+        ...
 
 
 class Observers:
@@ -210,5 +229,6 @@ class Observers:
         self._observers = tuple(observers)
 
     def on_event(self, event: Event) -> None:
+        """Pass the event to every observer, in the order given."""
         for observer in self._observers:
             observer.on_event(event)

@@ -109,7 +109,7 @@ class TrainingSettings(_Value):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up: to near 0, or not at all."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of weight matrices; norms and biases have none."""
+    """Applied to weight matrices only, not to norms and biases."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients with a larger norm are scaled down to it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -15,7 +15,7 @@ from meteor_agents.models import ChatMessage, FinishReason, SamplingParams
 from meteor_agents.thoughts import split_thoughts
 
 VERSION = "2023-06-01"
-"""Of the API, as the header `anthropic-version` names it."""
+"""The API version that is sent in the header `anthropic-version`."""
 FIELDS = (
     OptionalField("output_config", ("output_config", "json_schema", "structured output"), schema=True),
     OptionalField("top_p", ("top_p",)),

@@ -15,13 +15,14 @@ import httpx
 from meteor_agents.safe_text import MAX_DIGITS, parse_json
 
 MOST_BYTES = 32 * 2**20
-"""Of a reply, unpacked. The longest replies of today's models take some megabytes, as a stream some tens."""
+"""The largest reply that is read, unpacked. The longest replies of today's models are a few megabytes, or a few tens of
+megabytes as a stream."""
 MOST_ERROR_BYTES = 2**20
-"""Of an error, of which only the beginning is needed."""
+"""The most that is read of an error's body. Only its beginning is needed."""
 ENCODINGS = "gzip, deflate"
 """What the request allows a server to pack its reply with."""
 MOST_EVENTS = 500_000
-"""Of a stream that are read: one a token, so that no model's longest reply reaches it."""
+"""The most events that are read from a stream. At one event per token, no model's longest reply has so many."""
 MOST_PARTS = 1_000_000
 """Lists and objects in one JSON value: each takes far more memory than its two characters."""
 _DONE = "[DONE]"

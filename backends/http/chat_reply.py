@@ -16,7 +16,7 @@ from meteor_agents.models import FinishReason, Usage
 from meteor_agents.thoughts import split_thoughts
 
 MOST_TOKENS = 10**9
-"""Of one call. A server that reports more does not count tokens."""
+"""The most tokens that one call can plausibly have. A server that reports more does not count tokens."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """What servers call the thoughts beside a reply."""
 
@@ -72,7 +72,7 @@ def read_chat(reply: Any, max_tokens: int) -> Read:
 
 
 def _reason(finish: object, native: object, usage: Usage, max_tokens: int) -> FinishReason:
-    """Of a reply that is not a stream, some servers leave the reason out: it is complete unless its tokens are used up."""
+    """How the reply ended. Without a reason, which some servers omit, it is complete unless its tokens are used up."""
     if is_said(finish):
         return stricter(ending(finish), ending(native))
     if is_said(native):

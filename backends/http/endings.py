@@ -48,5 +48,5 @@ def is_said(name: object) -> bool:
 
 
 def stricter(first: FinishReason, second: FinishReason) -> FinishReason:
-    """Of two reasons for the same ending the one that keeps the reply from being used; `UNKNOWN` says nothing."""
+    """Whichever of two reasons for one ending keeps the reply from being used. `UNKNOWN` as the second counts for nothing."""
     return second if first is FinishReason.COMPLETE and second is not FinishReason.UNKNOWN else first

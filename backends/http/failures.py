@@ -33,7 +33,7 @@ class Reported:
     status: int | None = None
     """The HTTP status that it names, whatever the reply's was."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the provider behind a gateway, where the gateway repeats them, and the pause that the error names."""
+    """Headers of the provider behind a gateway, where the gateway repeats them, and the pause that the error names."""
 
     def meaning(self, status: int | None) -> Meaning:
         """What it means in a reply with this status; None: in one that pretends to be a success.

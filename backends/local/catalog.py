@@ -18,7 +18,7 @@ class Source:
     file: str
     """The name of the GGUF file in the wheel."""
     sha256: str
-    """Of that file."""
+    """The SHA-256 of that file, in hexadecimal."""
     bos: int
     """The token that begins a text."""
     eos: int

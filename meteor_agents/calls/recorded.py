@@ -80,10 +80,12 @@ class RecordedModel:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
+        """The stored reply if there is one that serves, else the model's, once it is stored.
+
+        Waits while `only` admits another stage. Raises `ModelError`, `BudgetReached`, `ServerDown`, `StoreError`.
+        """
         while self._only not in (None, occasion.stage):
             await self._admitted.wait()
-        """The stored reply if there is one that serves, else the model's, once it is stored. Raises `ModelError`,
-        `BudgetReached`, `ServerDown`, `StoreError`."""
         try:
             key = self._key(messages, sampling, occasion)
         except UnicodeEncodeError:  # half an emoji: no server could be sent it either

@@ -23,7 +23,7 @@ class Preference(NamedTuple):
     """What one judge says on one criterion, both orders taken together."""
 
     share: float
-    """Of the `with_` reply: 1 if both orders prefer it, 0 if both prefer the other one, else one half."""
+    """What the `with_` reply wins: 1 if both orders prefer it, 0 if both prefer the other one, else one half."""
     flipped: bool
     """The two orders disagree."""
 

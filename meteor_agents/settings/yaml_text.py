@@ -10,7 +10,7 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.safe_text import printable
 
 MAX_CHARACTERS = 300_000
-"""Of one text. Settings have a few thousand; this much is read within a few seconds."""
+"""The longest text that is read. Settings have a few thousand characters; this many take a few seconds."""
 MAX_VALUES = 20_000
 """Values in one text, those that aliases (`*name`) repeat counted each time."""
 MAX_DEPTH = 50

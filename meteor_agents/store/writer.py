@@ -29,7 +29,7 @@ LOCKED_S = 600.0
 LOCKED_AT_CLOSE_S = 60.0
 """The same, when the run has ended and only waits for its last rows."""
 LARGEST = 2**63 - 1
-"""Of the integers that SQLite holds."""
+"""The largest integer that SQLite holds."""
 
 
 @dataclass(frozen=True, slots=True)

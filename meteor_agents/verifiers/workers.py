@@ -34,9 +34,9 @@ class Job:
     target: str
     """`module:function` that returns the object to serve (`child.Served`)."""
     arguments: Mapping[str, Any]
-    """Of that function, as JSON can hold them."""
+    """Keyword arguments for that function; JSON must be able to hold them."""
     timeout_s: float
-    """Of each phase of a check."""
+    """The time limit of each phase of a check."""
     blobs: Sequence[bytes] = ()
     """Given to that function too, as `blobs`."""
 
@@ -158,6 +158,7 @@ class Worker:
         return not self._connection.poll(0)
 
     def ask(self, request: Mapping[str, Any]) -> Any | Ended:
+        """The child's reply to one request, or how the check ended without one. A child that is late or gone is killed."""
         phase = ""
         try:
             self._connection.send_bytes(json.dumps(request).encode())
