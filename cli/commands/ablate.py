@@ -33,9 +33,9 @@ from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint
 
 FOLDER = "ablation"
-"""Of a run directory: a run directory of its own, whose student is the stage-2 checkpoint."""
+"""The folder inside a run directory for the ablation's own run, whose student is the stage-2 checkpoint."""
 FOUND = "ablation.json"
-"""There: what each profile came to under each seed."""
+"""The file in that folder with the result of each profile under each seed."""
 ARMS = TypeAdapter(list[Arm])
 
 

@@ -57,6 +57,7 @@ class Server:
 
     @property
     def ceiling(self) -> int:
+        """The most calls at once that the server is ever given."""
         return self._limit.ceiling
 
     @property

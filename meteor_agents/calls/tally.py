@@ -35,15 +35,23 @@ class Limited(Protocol):
     """A role's model behind its limits (`Throttled`)."""
 
     @property
-    def server(self) -> Server: ...
+    def server(self) -> Server:
+        """The server that the model is asked at. Roles at one address share it."""
+        ...
 
     @property
-    def allowed(self) -> int: ...
+    def allowed(self) -> int:
+        """Calls at once, now."""
+        ...
 
     @property
-    def waiting(self) -> int: ...
+    def waiting(self) -> int:
+        """How many calls wait for their turn."""
+        ...
 
-    def why(self) -> str: ...
+    def why(self) -> str:
+        """Why `allowed` is what it is, for a person."""
+        ...
 
 
 @dataclass(slots=True)
@@ -71,6 +79,7 @@ class Tally:
         self._start("", 0, 0)
 
     def on_event(self, event: Event) -> None:
+        """Count what the event reports. Events that change no count are ignored."""
         if isinstance(event, CallFinished):
             self._finished(event)
         elif isinstance(event, CallStarted):

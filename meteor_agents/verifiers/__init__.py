@@ -89,6 +89,7 @@ def open_verifier(name: str, options: Mapping[str, Any], base: Path) -> Verifier
 
 
 def parse_options(model: type[OptionsT], name: str, options: Mapping[str, Any]) -> OptionsT:
+    """The options of the verifier `name` as its model. Raises `SettingsError` that names every wrong option."""
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
@@ -103,6 +104,7 @@ def parse_options(model: type[OptionsT], name: str, options: Mapping[str, Any]) 
 
 
 def unknown_name(name: str) -> str:
+    """The message for a verifier that does not exist: the nearest known name, if one is near, and all known names."""
     nearest = difflib.get_close_matches(name, KNOWN, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"There is no verifier {name!r}.{hint} Known are {', '.join(KNOWN)}, and your own as 'module:function'."

@@ -29,9 +29,11 @@ Phase = Callable[[str], None]
 
 
 class Served(Protocol):
-    """What a child holds. `call` gives something that JSON can hold."""
+    """The object that a child process runs checks with."""
 
-    def call(self, method: str, question: Question, answer: str, extra: dict[str, Any], phase: Phase) -> Any: ...
+    def call(self, method: str, question: Question, answer: str, extra: dict[str, Any], phase: Phase) -> Any:
+        """The result of `method` for this answer, as JSON can hold it. What it raises is sent to the parent as text."""
+        ...
 
 
 def main(descriptor: int) -> None:
@@ -70,6 +72,7 @@ def opened(connection: Connection, requests: SimpleQueue[bytes]) -> Served | Non
 
 
 def serve(connection: Connection, served: Served, request: dict[str, Any]) -> None:
+    """Answer one request: send the reply, or what the check raised. Each phase may take `limit_s` seconds."""
     def phase(name: str) -> None:
         expire_after(request["limit_s"])
         send(connection, {"phase": name})
@@ -90,6 +93,7 @@ def expire_after(limit_s: float) -> None:
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
+    """Send one message to the parent, as JSON. Ends this process if the parent is gone."""
     try:
         connection.send_bytes(json.dumps(message).encode())
     except OSError:  # the parent is gone

@@ -149,6 +149,7 @@ def import_from(module_name: str, folder: str) -> object:
 
 
 def described(error: BaseException) -> str:
+    """The error's type and message, or the type alone where there is no message."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -109,6 +109,7 @@ def unmarked(text: str) -> str:
 
 
 def without_mark(match: re.Match[str]) -> str:
+    """What replaces one match of Markdown: the text inside, nothing, or the match itself where it is no mark."""
     match match.lastgroup:
         case "strong":
             text, start, end = match.string, match.start(), match.end()
@@ -121,6 +122,7 @@ def without_mark(match: re.Match[str]) -> str:
 
 
 def is_word(char: str) -> bool:
+    """Whether a mark next to this character would stand inside a word: letters, digits, `_` and brackets."""
     return char.isalnum() or char in "_)("
 
 

@@ -6,10 +6,12 @@ from meteor_agents.messages import Question, Status, Verdict
 
 
 def correct(name: str) -> Verdict:
+    """A verdict that the answer is right."""
     return Verdict(status=Status.CORRECT, model=f"verifier:{name}")
 
 
 def incorrect(name: str, explanation: str, guide: str = "") -> Verdict:
+    """A verdict that the answer is wrong, why, and a hint for the next try if there is one."""
     return Verdict(status=Status.INCORRECT, explanation=explanation, guide=guide, model=f"verifier:{name}")
 
 
@@ -19,6 +21,7 @@ def undecided(name: str, explanation: str) -> Verdict:
 
 
 def without_reference(name: str, question: Question) -> Verdict:
+    """No verdict, since the question has no reference to compare with."""
     return undecided(
         name,
         f"Question {question.id} has no reference, which the verifier {name!r} compares with: add one to the data.",

@@ -158,6 +158,7 @@ class Worker:
         return not self._connection.poll(0)
 
     def ask(self, request: Mapping[str, Any]) -> Any | Ended:
+        """The child's reply to one request, or how the check ended without one. A child that is late or gone is killed."""
         phase = ""
         try:
             self._connection.send_bytes(json.dumps(request).encode())

@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
     loss: float
     tokens: int
-    """Of the batch, prompts included, padding not."""
+    """Tokens in the batch, including prompts, without padding."""
     margin: float
     """For preference pairs: mean per-token log-likelihood of the chosen replies less that of the rejected ones."""
     seconds: float

@@ -145,6 +145,7 @@ def with_rounding(exact: Value | None, rounded: Value) -> Value | None:
 
 
 def read_fully(text: str, notation: Notation) -> Value | None:
+    """The value, if the text is that value and plain words only; None with a negation or an alternative after it."""
     found = read_at(text, 0, notation)
     if not found or not WORDS_AFTER.fullmatch(text, found[1]):
         return None

@@ -99,6 +99,7 @@ def date_of(parts: dict[str, str | None]) -> When | None:
 
 
 def checked(year: int | None, month: int, day: int | None) -> When | None:
+    """The date, or None if the calendar has no such day. Without a year, 29 February exists."""
     try:
         datetime.date(2000 if year is None else year, month, 1 if day is None else day)
     except ValueError:

@@ -75,12 +75,17 @@ class Expressions:
         return left, end
 
     def sign(self, at: int) -> tuple[int, int]:
+        """1 or -1 for the sign at this position, and where it ends. Without a sign: 1 and the same position."""
         if match := MINUS.match(self.text, at):
             return -1, match.end()
         plus = re.compile(r" ?\+ ?").match(self.text, at)
         return 1, plus.end() if plus else at
 
     def product(self, at: int, depth: int) -> Read:
+        """A power, or a product or quotient that cannot be worked out further, such as `2π` and `√2/2`; and where it ends.
+
+        A fraction of whole numbers counts as a quotient. None if there is no number, or for a division that cannot be done.
+        """
         found = self.power(at, depth)
         while found:
             left, end = found
@@ -113,6 +118,7 @@ class Expressions:
         return replace(left, value=left.value * ten, imag=left.imag * ten, places=places), match.end()
 
     def power(self, at: int, depth: int) -> Read:
+        """A base with its whole exponent, if there is one; and where it ends. None for a power too large to compute."""
         found = self.base(at, depth)
         raised = re.compile(r" ?\^ ?").match(self.text, found[1]) if found else None
         if not found or not raised:
@@ -146,6 +152,7 @@ class Expressions:
         return (inner[0], end + 1) if self.text[end : end + 1] == closing else None
 
     def base(self, at: int, depth: int) -> Read:
+        """The number at this position without an exponent: a bracket, constant, fraction, root or numeral; and its end."""
         text = self.text
         if depth >= DEEPEST:
             return None
@@ -163,6 +170,7 @@ class Expressions:
         return self.numeral(at, depth)
 
     def constant(self, name: str) -> Number:
+        """The value of `i`, `e`, `π` or infinity. `e` and `π` are inexact."""
         if name == "i":
             return Number(Fraction(0), Fraction(1))
         if name == "e":
@@ -170,6 +178,7 @@ class Expressions:
         return Number(PI, exact=False) if name in ("π", "pi") else Number(Fraction(0), infinite=1)
 
     def fraction(self, at: int, depth: int) -> Read:
+        r"""The value of a LaTeX fraction, read from behind `\frac`, and where it ends. None for division by zero."""
         at += self.text[at : at + 1] == " "
         above = self.short_or_group(at, depth)
         below = self.short_or_group(above[1], depth) if above else None
@@ -207,10 +216,12 @@ class Expressions:
 
 
 def scaled(number: Number, sign: int) -> Number:
+    """The number times `sign`, which is 1 or -1."""
     return replace(number, value=number.value * sign, imag=number.imag * sign, infinite=number.infinite * sign)
 
 
 def multiplied(a: Number, b: Number) -> Number | None:
+    """The product of two numbers, complex ones included; None if one is infinite or too large."""
     if a.infinite or b.infinite or max(a.value.numerator.bit_length(), b.value.numerator.bit_length()) > LARGEST_BITS:
         return None
     return Number(

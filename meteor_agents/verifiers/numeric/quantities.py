@@ -122,6 +122,7 @@ class Quantities:
         return (groups[0], found[1]) if len(groups) == 1 else (Several("∪", "∪", tuple(groups)), found[1])
 
     def bracketed(self, at: int) -> Found:
+        """The values in one pair of brackets, and where it ends: a tuple, interval or set, or one value in `[]` or `{}`."""
         opening = self.text[at : at + 1]
         end = closing_at(self.text, at) if opening in CLOSING and opening else None
         if end is None:
@@ -172,6 +173,7 @@ class Quantities:
         return Several("-", "", (lower, high[0])), high[1]
 
     def quantity(self, at: int) -> tuple[Scalar, int] | None:
+        """One number with its unit, if it has one, and where it ends; None if there is no number."""
         return Amounts(self.text, self.comma, self.lists).quantity(at)
 
 

@@ -63,6 +63,7 @@ def without_latex(text: str) -> str:
 
 
 def symbol(match: re.Match[str]) -> str:
+    """The sign for one match of a LaTeX command; the command itself if it is not known."""
     if match[2]:
         return match[2] if match[2] in "%{}&#_" else " "
     return SYMBOLS.get(match[1], match[0])

@@ -37,6 +37,8 @@ class Unit:
 
 
 class Entry(NamedTuple):
+    """One unit of the table: the powers of its base dimensions, and how many base units it is."""
+
     powers: tuple[tuple[str, int], ...]
     factor: Fraction
     also: str = ""
@@ -153,4 +155,5 @@ def read_one(text: str, at: int) -> tuple[Entry, int, int] | None:
 
 
 def dimension_name(powers: Counter[str]) -> str:
+    """The dimension as text, such as `length time^-2`. Dimensions with power 0 are left out."""
     return " ".join(f"{name}^{power}" if power != 1 else name for name, power in sorted(powers.items()) if power)

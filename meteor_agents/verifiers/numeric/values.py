@@ -74,6 +74,7 @@ def same(expected: Value, given: Value, close: Close) -> bool:
 
 
 def same_scalar(expected: Scalar, given: Scalar, close: Close) -> bool:
+    """Whether `given` is the expected number, after conversion of its unit. A missing unit is assumed where that is safe."""
     if expected.infinite or given.infinite:
         return expected.infinite == given.infinite
     ours, theirs = expected.unit, given.unit
@@ -91,6 +92,7 @@ def same_scalar(expected: Scalar, given: Scalar, close: Close) -> bool:
 
 
 def times(scalar: Scalar, factor: Fraction) -> Scalar:
+    """The scalar multiplied by a factor, with the same unit."""
     return replace(scalar, value=scalar.value * factor, imag=scalar.imag * factor)
 
 
@@ -141,6 +143,7 @@ def view(value: Value) -> str:
 
 
 def scalar_view(scalar: Scalar) -> str:
+    """The number in its base unit, as text. Equal numbers give equal text."""
     if scalar.infinite:
         return "∞" if scalar.infinite > 0 else "-∞"
     factor = scalar.unit.factor if scalar.unit else Fraction(1)

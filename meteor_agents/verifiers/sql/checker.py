@@ -151,6 +151,7 @@ def gaps(result: Result) -> set[Any]:
 
 
 def remembered(memory: OrderedDict[str, T], key: str, make: Callable[[], T]) -> T:
+    """The value for `key`, made if it is not in `memory`. The value that was not used for longest is dropped when full."""
     if key in memory:
         memory.move_to_end(key)
         return memory[key]

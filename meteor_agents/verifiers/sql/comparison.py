@@ -31,6 +31,7 @@ class Group:
 
     @property
     def uniform(self) -> bool:
+        """Whether all rows of the group are equal."""
         return all(row == self.rows[0] for row in self.rows)
 
 
@@ -147,6 +148,7 @@ def among(given: Sequence[Row], rows: Sequence[Row]) -> bool:
 
 
 def same_row(given: Row, expected: Row) -> bool:
+    """Whether two rows have the same number of values, and the same values."""
     return len(given) == len(expected) and all(map(same_value, given, expected))
 
 
@@ -164,6 +166,7 @@ def same_value(given: Value, expected: Value) -> bool:
 
 
 def is_exact(value: int | float) -> bool:
+    """Whether the number is a whole number that a float can hold exactly."""
     return isinstance(value, int) or (abs(value) < EXACT_BELOW and value.is_integer())
 
 
@@ -175,6 +178,7 @@ def viewed(value: Value) -> Value:
 
 
 def first_row(result: Result) -> str:
+    """A sentence that quotes the first row of the result, shortened; empty if there are no rows."""
     if not result.rows:
         return ""
     values = ", ".join("NULL" if value is None else str(value)[:100] for value in result.rows[0][:5])
@@ -182,8 +186,10 @@ def first_row(result: Result) -> str:
 
 
 def counted(number: int, noun: str) -> str:
+    """The number with its noun in the singular or plural: `1 row`, `2 rows`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def was(number: int) -> str:
+    """`was` for one, `were` for any other number."""
     return "was" if number == 1 else "were"

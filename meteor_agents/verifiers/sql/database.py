@@ -163,6 +163,7 @@ def connect_memory(image: bytes | None = None) -> sqlite3.Connection:
 
 
 def load(path: Path, master: sqlite3.Connection) -> None:
+    """Fill `master` from an SQLite file or a `.sql` script. Raises `sqlite3.Error`, `OSError` or `UnicodeDecodeError`."""
     with path.open("rb") as file:
         is_sqlite = file.read(16) == b"SQLite format 3\0"
     if is_sqlite:
@@ -175,6 +176,7 @@ def load(path: Path, master: sqlite3.Connection) -> None:
 
 
 def table_columns(connection: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """Each table or view -> its columns, in the order in which they were created."""
     query = (
         "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
         " WHERE m.type IN ('table', 'view') AND m.name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY m.rowid, c.cid"
@@ -198,6 +200,7 @@ def refused(sql: str) -> str:
 
 
 def reason_of(error: Exception) -> str:
+    """An error of SQLite in words that help to write the query."""
     text = str(error)
     if "one statement" in text:
         return "The answer must be one SELECT, not several statements"

@@ -96,6 +96,7 @@ def guide_for_result(sql: str, given: Result, reference: str, expected: Result) 
 
 
 def missing_and_extra(kind: str, wanted: Iterable[str], used: Iterable[str]) -> list[str]:
+    """Hints that name what the reference uses and the query does not, and the other way round."""
     missing, extra = sorted(set(wanted) - set(used)), sorted(set(used) - set(wanted))
     hints = [f"Use {enumerated(kind, missing)}."] if missing else []
     if extra:
@@ -105,10 +106,12 @@ def missing_and_extra(kind: str, wanted: Iterable[str], used: Iterable[str]) -> 
 
 
 def enumerated(kind: str, names: list[str]) -> str:
+    """The names joined by `and`, after what they are: `the tables A and B`. `kind` may be empty."""
     return f"{kind}{'s' if kind and len(names) > 1 else ''} {' and '.join(names)}".strip()
 
 
 def column_counts(given: Result, expected: Result) -> list[str]:
+    """A hint with the right number of columns, if the query selects another number."""
     if given.columns == expected.columns:
         return []
     return [f"Select {expected.columns} column{'s' * (expected.columns != 1)}."]
@@ -138,6 +141,7 @@ def wrong_values(sql: str, reference: str) -> list[str]:
 
 
 def signs(parts: Iterable[Token]) -> set[str]:
+    """The comparison signs among the tokens."""
     return {token.text for token in parts if token.text in COMPARISONS}
 
 
@@ -148,10 +152,12 @@ def operations(sql: str) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """A hint with the known name that is spelled most like this one, if any is near."""
     return [f"Did you mean {match}?" for match in difflib.get_close_matches(name, list(known), n=1)]
 
 
 def listed(names: Iterable[str]) -> str:
+    """At most `MAX_NAMES` names, joined by commas; an ellipsis stands for the rest."""
     shown = list(names)
     return ", ".join(shown[:MAX_NAMES]) + (", …" if len(shown) > MAX_NAMES else "")
 

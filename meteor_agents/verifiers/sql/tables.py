@@ -18,6 +18,7 @@ class Table:
     rows: Sequence[Sequence[Value]]
 
     def values(self, column: str) -> list[Value]:
+        """The values of one column, row by row. Raises `ValueError` if the table has no such column."""
         at = self.columns.index(column)
         return [row[at] for row in self.rows]
 
@@ -90,10 +91,12 @@ def suggests(column: str, parent: str, key: str) -> bool:
 
 
 def is_key(values: Sequence[Value]) -> bool:
+    """Whether the values could be a key: at least two, all different, none NULL."""
     return len(values) > 1 and None not in values and len(set(values)) == len(values)
 
 
 def primary_key(connection: sqlite3.Connection, table: str) -> str | None:
+    """The table's primary key, if it is one column; else None."""
     rows = connection.execute("SELECT name FROM pragma_table_info(?) WHERE pk", (table,)).fetchall()
     return rows[0][0] if len(rows) == 1 else None
 
