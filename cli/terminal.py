@@ -65,5 +65,9 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     >>> json_text({"name": "\\x9b2J"})
     '{"name": "\\\\u009b2J"}'
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=False))
+
+
+def escape_json(text: str) -> str:
+    """JSON text with every control character in it escaped; it stands for the same value."""
     return _RAW_IN_JSON.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from meteor_agents.cli.terminal import escape_json
 from meteor_agents.errors import StoreError
 from meteor_agents.events import CallFinished, CallRetried, CallStarted, Event, Progressed, QuestionFinished
 
@@ -61,4 +62,4 @@ def _json_line(event: Event) -> str:
     """The line for an event. (`dataclasses.asdict` copies deeply and would take ten times as long.)"""
     names = event.__dataclass_fields__  # type: ignore[attr-defined]  # every event is a dataclass
     line = {"time": round(time.time(), 3), "event": type(event).__name__, **{n: getattr(event, n) for n in names}}
-    return json.dumps(line, ensure_ascii=False, default=dataclasses.asdict) + "\n"
+    return escape_json(json.dumps(line, ensure_ascii=False, default=dataclasses.asdict)) + "\n"

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from meteor_agents.calls.tally import Tally
-from meteor_agents.cli.progress import LiveView, PlainLines
+from meteor_agents.cli.progress import JsonLog, LiveView, PlainLines
 from meteor_agents.cli.terminal import PlainConsole, json_text, one_line
 from meteor_agents.events import (
     CallFailed,
@@ -185,6 +185,15 @@ def test_json_stays_the_same_value_and_holds_no_control_characters() -> None:
     assert json.loads(json_text(value)) == value
     assert not RAW.search(json_text(value))
     assert "Zoë 数学" in json_text(value)
+
+
+def test_the_log_is_safe_to_print_and_holds_the_text_as_it_was(tmp_path: Path) -> None:
+    with JsonLog(tmp_path / "log.jsonl") as log:
+        for text in HOSTILE.values():
+            log.on_event(Note(text))
+    content = (tmp_path / "log.jsonl").read_text()
+    assert not RAW.search(content)
+    assert [json.loads(line)["text"] for line in content.splitlines()] == list(HOSTILE.values())
 
 
 def test_status_as_json_is_safe_to_print(project: Path) -> None:
