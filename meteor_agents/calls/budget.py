@@ -32,7 +32,7 @@ class Budget:
 
     What a call used is what its server reports. Where that is missing or not believable, it is estimated from the length of
     the texts. Estimates, and what failed tries used, stand in no stored call: they are kept as counters
-    (`Counter.UNLISTED_TOKENS`), so that a run that goes on later still knows them.
+    (`Counter.UNLISTED_TOKENS`), so that a resumed run still counts them.
     """
 
     def __init__(self, store: Store, *, usd: float | None = None, tokens: int | None = None) -> None:

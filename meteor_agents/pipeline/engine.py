@@ -141,8 +141,8 @@ async def converse(
 
     A `ModelError` makes a failed trace and the run continues. A question whose call timed out is put back in the queue
     first, and reported to `late`. `NoCallSucceeds`, a failing sink and every unexpected error cancel the other conversations
-    and are raised. Raises `Interrupted` if `drain` was requested, `BudgetReached`, and `ServerDown` if a server was given up,
-    each after the conversations in flight have ended.
+    and are raised. After all conversations in flight: raises `Interrupted` if `drain` was requested, `BudgetReached`, and
+    `ServerDown` if a server was given up.
     """
     owed = Owed(questions)
     stopped: list[BudgetReached | ServerDown] = []
