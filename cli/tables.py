@@ -13,7 +13,8 @@ from rich.table import Table
 
 from meteor_agents.analysis.held_out import HeldOutFindings, read_held_out
 from meteor_agents.analysis.status import read_status
-from meteor_agents.cli.progress import duration
+from meteor_agents.cli.terminal import PlainConsole
+from meteor_agents.durations import duration
 from meteor_agents.evaluation.results import ACCURACY, OVERALL, Metrics
 from meteor_agents.pipeline.checkpoints import LINEAGE
 from meteor_agents.pipeline.recipes import FINETUNE
@@ -38,13 +39,13 @@ What to do next
        meteor run quickstart --run-dir runs/mine --set prompts.dir=$PWD/my-prompts
   3. Use your own questions:
        meteor init my-project                  # then put your rows into my-project/questions.jsonl
-       meteor run my-project/meteor.yaml
+       meteor run my-project
 (The command is .venv/bin/meteor, unless the environment .venv is active.)"""
 
 
 def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = None) -> None:
-    """How much each stage brought: one row a checkpoint, one column a held-out set with its 95 % interval."""
-    console = console or Console()
+    """Print how much each stage brought: one row per checkpoint, one column per held-out set with its 95 % interval."""
+    console = console or PlainConsole()
     with closing(open_for_reading(run / "run.db")) as records:
         status = read_status(records)
         spoken = records.tokens_by_stage()
@@ -60,7 +61,7 @@ def print_scoreboard(run: Path, *, next_steps: bool, console: Console | None = N
     table.add_column("student", no_wrap=True)
     for held in found:
         table.add_column(held.name, justify="right", no_wrap=True)
-    table.add_column("tokens\nspoken", justify="right")
+    table.add_column("tokens\ngenerated", justify="right")
     table.add_column("tokens\ntrained", justify="right")
     table.add_column("time", justify="right", no_wrap=True)
     measured = {label for held in found for label in held.metrics}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -54,11 +54,9 @@ def say(text: str, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
-def show_file(text: str, out: TextIO | None = None) -> None:
+def show_file(text: str) -> None:
     """Print a file's text: exactly as it is into a pipe or a file, with control characters as codes on a terminal."""
-    out = out or sys.stdout
-    out.write(printable(text) if out.isatty() else text)
-    out.flush()
+    typer.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

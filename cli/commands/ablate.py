@@ -1,4 +1,4 @@
-"""`meteor ablate`: several profiles of stage 3 from one stage-2 checkpoint, over several seeds, beside each other."""
+"""`meteor ablate`: compare profiles of stage 3, each run with several seeds from the same stage-2 checkpoint."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ from meteor_agents.store.store import Store
 from meteor_agents.training import Checkpoint
 
 FOLDER = "ablation"
-"""The folder inside a run directory for the ablation's own run, whose student is the stage-2 checkpoint."""
+"""Inside the run directory: the run directory of the ablation. Its student is the stage-2 checkpoint."""
 FOUND = "ablation.json"
-"""The file in that folder with the result of each profile under each seed."""
+"""Inside `FOLDER`: the result of each profile under each seed."""
 ARMS = TypeAdapter(list[Arm])
+"""Reads and writes `FOUND`."""
 
 
 def ablate(
@@ -48,7 +49,10 @@ def ablate(
     overrides: tuple[str, ...],
     limit: int | None,
 ) -> None:
-    """Run what is not done yet, then print the comparison. The run itself is only read."""
+    """Run what is not done yet, then print the comparison. The run itself is only read.
+
+    Raises `UsageError` for an unknown profile and when the run has no stage-2 checkpoint, and what `run_stage` raises.
+    """
     settings = read_config(config, overrides)
     run = run_dir or Path("runs") / settings.name
     fragments = {name: _fragment(name) for name in dict.fromkeys(profiles.split(","))}
@@ -74,7 +78,7 @@ def ablate(
 
 
 def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | None = None) -> None:
-    """One table a held-out set, then what one profile has over another."""
+    """Print one table per held-out set, then the differences between profiles."""
     console = console or PlainConsole()
     found = rows(arms)
     for heldout in dict.fromkeys(row.heldout for row in found):
@@ -96,18 +100,18 @@ def print_ablation(arms: Sequence[Arm], start: Checkpoint, console: Console | No
         first, *others = dict.fromkeys(arm.profile for arm in arms)
         for other in others:
             apart = difference(arms, heldout, first, other)
-            meaning = "" if apart.low > 0 or apart.high < 0 else ": no difference is shown"
+            meaning = "" if apart.low > 0 or apart.high < 0 else ": not distinguishable from zero"
             found_apart = f"{_written(apart, arms, '+')}{meaning}" if any(apart) else "no question differs"
             console.print(f"{other} over {first}: {found_apart}", highlight=False, markup=False)
     console.print(
-        "Each question's score is averaged over the seeds; intervals stand for other questions and say nothing about other "
-        "seeds. FLOPs are estimated: those of decoding the pairs.",
+        "Each question's score is averaged over the seeds. Intervals reflect the choice of questions, not of seeds. FLOPs "
+        "are estimates for decoding the pairs.",
         highlight=False,
     )
 
 
 def _fragment(name: str) -> Mapping[str, Any] | None:
-    """What a profile sets: one of ours, `own` (None), or a YAML file with settings of self_train."""
+    """The settings of a profile: a built-in one, `own` (None), or a YAML file with settings of self_train."""
     if name == OWN:
         return None
     if name in PROFILES:
@@ -126,7 +130,7 @@ def _fragment(name: str) -> Mapping[str, Any] | None:
 
 
 def _start(run: Path, untrained: Checkpoint) -> tuple[Checkpoint, Any]:
-    """The checkpoint that the run's stage 2 arrived at, and the questions that the run set apart."""
+    """The checkpoint that the run's stage 2 ended with, and the questions that the run set apart."""
     if not (run / "run.db").exists():
         raise UsageError(f"{run} is not a run directory; run `meteor refine CONFIG` first, or name it with --run-dir")
     with closing(open_for_reading(run / "run.db")) as records:
@@ -138,7 +142,7 @@ def _start(run: Path, untrained: Checkpoint) -> tuple[Checkpoint, Any]:
 
 
 def _set_apart_alike(directory: RunDirectory, set_apart: Any) -> None:
-    """What the run holds out, its ablation holds out."""
+    """Make the ablation hold out the same questions as the run."""
     with directory, closing(Store(directory.database)) as store:
         asyncio.run(store.set_meta(SET_APART, set_apart))
 
@@ -160,6 +164,6 @@ def _written(interval: Interval, arms: Sequence[Arm], sign: str = "") -> str:
 
 
 def _number(value: float, arms: Sequence[Arm], sign: str = "") -> str:
-    """Verifiers' scores are shares, model judges' are not."""
+    """As a percentage if all scores are between 0 and 1 (verifiers), else as a score (model judges)."""
     shares = all(score <= 1 for arm in arms for scores in arm.start.values() for score in scores.values())
     return f"{value:{sign}.1%}" if shares else f"{value:{sign}.2f}"

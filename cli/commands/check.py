@@ -82,7 +82,7 @@ def _check_templates(settings: Settings, questions: Sequence[Question]) -> str:
 
 def _check_training(settings: Settings) -> str:
     if not trains_here(settings.student):
-        return f"training: none; a student of the backend {settings.student.backend} only converses (--no-train)"
+        return f"training: none; a student of the backend {settings.student.backend} cannot be trained here (use --no-train)"
     check_trainable(settings.student)
     if settings.refine.in_one_chat:
         check_chat(settings.student)

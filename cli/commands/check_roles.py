@@ -135,15 +135,15 @@ async def _spoken(
     seconds = max(time.monotonic() - started, 1e-6)
     found = f"{reply.model} answers through {given.backend} in {seconds:.2f} s"
     if said := reply.usage.output_tokens:
-        found += f", {said / seconds:,.1f} tokens/s for {said} tokens behind the longest prompt"
+        found += f", {said / seconds:,.1f} tokens/s for {said} tokens after the longest prompt"
     else:
         found += "; the server does not count its tokens: budgets and prices stay unknown"
     findings = [Finding("answers", found)]
     if facts.served and given.identity not in facts.served:
-        findings.append(Finding("serves", f"calls itself {', '.join(facts.served[:3])}; it took {given.identity}, too"))
+        findings.append(Finding("name", f"is served as {', '.join(facts.served[:3])}; {given.identity} was accepted too"))
     if role != "judge" and not (reply.text.strip() or reply.reasoning):
         findings.append(
-            Finding("reply", "is empty", f"ask {given.identity} by hand; a chat template that does not fit gives this")
+            Finding("reply", "is empty", f"send {given.identity} a message by hand; a wrong chat template causes this")
         )
     return reply, findings
 
@@ -156,7 +156,7 @@ def _context(
     reply: Completion,
     facts: ModelFacts,
 ) -> Finding:
-    """The longest prompt and a whole reply. What a prompt quotes (an attempt, a guideline) may be a whole reply as well."""
+    """Whether the longest prompt and a whole reply fit. A prompt may quote another whole reply (an attempt, a guideline)."""
     counted = reply.usage.input_tokens
     tokens = counted or sum(len(message.content) for message in prompt) // 4
     said = given.sampling.max_tokens
@@ -174,14 +174,14 @@ def _context(
         return Finding("context", found, advice)
     quoted = settings.student.sampling.max_tokens
     if tokens + quoted + said > facts.context:
-        found += f"; too little where the prompt quotes a student's reply of {quoted:,} tokens"
+        found += f"; too short when the prompt quotes a student's reply of {quoted:,} tokens"
     return Finding("context", found)
 
 
 async def _verdict(
     model: ChatModel, candidate: Candidate, settings: Settings, templates: Templates, questions: Sequence[Question]
 ) -> Finding:
-    """A real verdict, asked for as the run does."""
+    """Ask for a real verdict, as the run does."""
     judge = ModelJudge(Voice(_Asked(model), templates, settings.domain, candidate.settings.sampling))
     answer = questions[0].reference or "I do not know."
     attempt = Attempt(text=answer, reasoning="", answer=answer, model="check", weights="check")
@@ -205,7 +205,7 @@ async def _as_student(settings: Settings, student: object, trains: bool) -> Asyn
     if not trains:
         return
     if not trains_here(settings.student):
-        yield Finding("weights", "stay as they are: no folder of them is here, so conversations only (--no-train)")
+        yield Finding("weights", "cannot be updated: this backend has no folder of weights here, so use --no-train")
         return
     base = base_checkpoint(settings.student)
     if base.path.is_dir():
@@ -216,13 +216,13 @@ async def _as_student(settings: Settings, student: object, trains: bool) -> Asyn
         try:
             await student.load_weights(base.path, base.version)
         except ModelError as error:
-            yield Finding("weights", f"cannot be replaced: {error}", "without that no update can be served")
+            yield Finding("weights", f"cannot be replaced: {error}", "without this, updates cannot be served")
         else:
             yield Finding("weights", f"can be replaced: its own loaded in {time.monotonic() - started:.2f} s")
 
 
 def _template(folder: Path) -> Iterator[Finding]:
-    """What training and inference make of messages. Nothing where transformers is not installed."""
+    """How the chat template renders messages. Yields nothing when transformers is not installed."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -240,6 +240,6 @@ def _template(folder: Path) -> Iterator[Finding]:
         yield Finding("template", f"cannot render a prompt: {error}", advice)
         return
     if "S#" not in text or "U#" not in text:
-        yield Finding("template", "leaves the system message out", advice)
+        yield Finding("template", "drops the system message", advice)
     else:
         yield Finding("template", f"renders system and user messages; a turn ends with {end}")

@@ -1,4 +1,4 @@
-"""`meteor init`: a folder to start from."""
+"""`meteor init`: create a project folder to start from."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from meteor_agents.cli.terminal import say
 from meteor_agents.errors import UsageError
 
 _SETTINGS = """\
-# Settings of this run. `meteor check meteor.yaml` tries everything in here; `meteor run meteor.yaml` runs it.
+# Settings of this run. In this folder, `meteor check` tries everything in here and `meteor run` runs it.
 name: {name}
-domain: general knowledge            # how prompts call your field
+domain: general knowledge            # the name of your field in prompts
 
 questions:
   path: questions.jsonl              # one object a line: question, and if you have them id, title, reference, metadata
-  holdout: 2                         # set apart to measure with; take 100 or more of your own
+  holdout: 2                         # held out to measure with; use 100 or more of your own
   gate: 2                            # set apart to decide whether an update is kept
 
 student:
@@ -57,7 +57,7 @@ _QUESTIONS = [
 
 
 def make_project(folder: Path) -> None:
-    """Write meteor.yaml, questions.jsonl and prompts/; a folder that holds anything is refused."""
+    """Write meteor.yaml, questions.jsonl and prompts/. Raises `UsageError` for a folder that is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; name a new folder")
     try:
@@ -69,4 +69,4 @@ def make_project(folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
     export_prompts(folder / "prompts")
-    say(f"made {folder}: edit questions.jsonl and meteor.yaml, then: meteor check {folder / 'meteor.yaml'}")
+    say(f"made {folder}: edit questions.jsonl and meteor.yaml, then: meteor check {folder}")

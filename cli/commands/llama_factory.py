@@ -1,4 +1,4 @@
-"""Exported rows as LLaMA-Factory reads them: its two formats, and the entry of `dataset_info.json` that describes a file."""
+"""Exported rows in the two formats of LLaMA-Factory, and the entry in `dataset_info.json` that describes the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def file_beside(out: Path, style: Style) -> Path:
 
 
 def check_beside(out: Path, style: Style) -> None:
-    """Raises `UsageError` where a file of that name, or an entry, is there already."""
+    """Raises `UsageError` when the file or its entry exists already."""
     if file_beside(out, style).exists():
         raise UsageError(f"{file_beside(out, style)} exists already; name another --out")
     if _name(out, style) in _known(out):
@@ -47,7 +47,7 @@ def _name(out: Path, style: Style) -> str:
 
 
 def _known(out: Path) -> dict[str, Any]:
-    """What the folder's `dataset_info.json` holds so far."""
+    """The entries in the folder's `dataset_info.json`."""
     path = out.with_name(INFO)
     if not path.exists():
         return {}
@@ -100,13 +100,13 @@ def _said(who: str, text: str) -> dict[str, str]:
 
 
 def _parts(row: Row) -> tuple[str, list[str], list[str]]:
-    """System text, the user's turns, the assistant's; in both formats they must take turns, the user first."""
+    """System text, user turns and assistant turns. Both formats need them to alternate, user first."""
     messages = row["prompt"] if "chosen" in row else row["messages"]
     system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
     turns = [message for message in messages if message["role"] != "system"]
     if any(turn["role"] != ("user", "assistant")[i % 2] for i, turn in enumerate(turns)):
         raise UsageError(
-            f"the row {row['id']!r} does not take turns between user and assistant, as LLaMA-Factory needs"
+            f"the row {row['id']!r} does not alternate between user and assistant, as LLaMA-Factory requires"
         )
     said = {role: [turn["content"] for turn in turns if turn["role"] == role] for role in ("user", "assistant")}
     return system, said["user"], said["assistant"]

@@ -99,7 +99,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
     if stage in ("run", "evaluate"):
         next_steps = stage == "run" and request.config == "quickstart"
         print_scoreboard(path, next_steps=next_steps, console=PlainConsole())
-    if stage in TRAIN and not request.no_train:
+    if stage in TRAIN and not request.no_train and request.work is None:
         _say_where_the_student_is(directory)
 
 

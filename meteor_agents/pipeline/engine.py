@@ -140,9 +140,9 @@ async def converse(
     """Hold the conversations that `window` admits until the questions run out.
 
     A `ModelError` makes a failed trace and the run continues. A question whose call timed out is put back in the queue
-    first, and reported to `late`. `NoCallSucceeds`, a failing sink and every unexpected error cancel the other conversations
-    and are raised. After all conversations in flight: raises `Interrupted` if `drain` was requested, `BudgetReached`, and
-    `ServerDown` if a server was given up.
+    first, and reported to `late`. `NoCallSucceeds`, a failing sink and every unexpected error cancel the other
+    conversations and are raised. Raises `Interrupted` if `drain` was requested, `BudgetReached`, and `ServerDown` if a
+    server was given up, each after the conversations in flight have ended.
     """
     owed = Owed(questions)
     stopped: list[BudgetReached | ServerDown] = []
