@@ -93,9 +93,9 @@ class Budget:
     def _reached(self) -> str:
         """What is reached, in words; empty while nothing is."""
         if self._max_usd is not None and self._usd >= self._max_usd:
-            return f"budget.usd of {self._max_usd:g} reached ({self._usd:.2f} spent); raise it to go on"
+            return f"budget.usd of {self._max_usd:g} reached ({self._usd:.2f} spent); raise it to continue"
         if self._max_tokens is not None and self._tokens >= self._max_tokens:
-            return f"budget.tokens of {self._max_tokens} reached ({self._tokens} used); raise it to go on"
+            return f"budget.tokens of {self._max_tokens} reached ({self._tokens} used); raise it to continue"
         return ""
 
 
