@@ -45,7 +45,7 @@ Spans = Sequence[tuple[float, float]]
 
 
 class Pause:
-    """A trainer that waits for so many seconds and makes an empty folder."""
+    """A trainer that waits a number of seconds and makes an empty folder."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -2,7 +2,8 @@
 
     python benchmarks/bench_status.py --traces 100000
 
-Makes a run directory of so many stage-2 traces and twice as many calls of 1.5 KB, then starts the command as a user does.
+Makes a run directory with that many stage-2 traces and twice as many calls of 1.5 KB, then starts the command as a user
+does.
 """
 
 from __future__ import annotations

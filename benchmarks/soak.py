@@ -43,7 +43,7 @@ IN_FLIGHT_S = 2.0
 """A reply this long before a kill may have been on its way still."""
 MOST_COMMANDS = 40
 SAME_END = 3
-"""After so many commands in a row that fail with the same last line, no further one is tried."""
+"""The soak ends after this many commands in a row that fail with the same last line."""
 
 
 @dataclass
@@ -151,7 +151,7 @@ def write_project(folder: Path, port: int, questions: int) -> None:
 
 
 def run_once(folder: Path, account: Account, kill_after: float | None, limit_s: float) -> int:
-    """One command on the run, killed after so many seconds; its exit code, -9 where it was killed."""
+    """One command on the run, killed after a number of seconds; its exit code, -9 if it was killed."""
     command = [sys.executable, "-m", "meteor_agents.cli", "refine", "meteor.yaml", "--no-train"]
     with (folder / "said.txt").open("w+") as said:
         process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)

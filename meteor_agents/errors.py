@@ -3,7 +3,7 @@
     MeteorError
     ├── UsageError            the user must change something: exit code 2
     │   ├── SettingsError     a setting is unknown, missing or out of range
-    │   ├── QuestionsError    a questions file cannot be read as it is
+    │   ├── QuestionsError    a questions file cannot be read
     │   ├── TemplateError     a prompt template is missing or cannot be rendered
     │   └── MissingExtraError an optional dependency is not installed
     ├── ModelError            a model did not give a reply to one call
@@ -16,8 +16,8 @@
     │       └── QuotaError            the account has no credit or quota left
     ├── ServerDown            a server fails nearly every call, or ours does not come up: all is kept, the run ends
     ├── TrainingError         a training job failed: the run ends, the starting checkpoint is kept
-    │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run goes on
-    ├── StoreError            the run directory cannot be used as it is
+    │   └── NothingToTrainError   none of its rows can be trained on: the round is not promoted, the run continues
+    ├── StoreError            the run directory cannot be used
     └── BudgetReached         the run stopped at its budget, everything saved: exit code 3
 
 A failed question is data on its trace; a failed store, trainer, key or setting ends the run.
@@ -89,7 +89,7 @@ class UnreachableError(TransientModelError):
 
 
 class RefusedCallError(ModelError):
-    """The server will never answer this request as it is."""
+    """The server will never answer this request."""
 
 
 class UnrecordedCallError(RefusedCallError):
@@ -107,7 +107,7 @@ class CredentialsError(NoCallSucceeds):
 class QuotaError(NoCallSucceeds):
     """The account has no credit or quota left: no call will succeed until someone tops it up.
 
-    Not for a rate limit, which passes by itself (`TransientModelError`).
+    Not for a rate limit, which passes (`TransientModelError`).
     """
 
 
@@ -124,7 +124,7 @@ class NothingToTrainError(TrainingError):
 
 
 class StoreError(MeteorError):
-    """The run directory or its store cannot be used as it is."""
+    """The run directory or its store cannot be used."""
 
 
 class BudgetReached(MeteorError):

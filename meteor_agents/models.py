@@ -78,7 +78,7 @@ class FinishReason(StrEnum):
     """
 
     COMPLETE = "stop"
-    """The model ended its reply by itself, or at a stop string of the call."""
+    """The model ended its reply, or reached a stop string of the call."""
     CUT = "length"
     """The reply reached its token limit, or the model's context was full."""
     REFUSED = "refused"

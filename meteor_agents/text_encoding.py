@@ -1,4 +1,4 @@
-"""How a text file from outside is encoded: UTF-8, or UTF-16 that says so; everything else is refused with a way on."""
+"""How a text file from outside is encoded: UTF-8, or UTF-16 that says so; everything else is refused, with what to do."""
 
 from __future__ import annotations
 

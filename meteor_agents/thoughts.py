@@ -11,7 +11,7 @@ mark that opened them. `split_thoughts` is the one place that reads such marks. 
    it begins the reply or a line. In the middle of a line it is a word of the reply.
 4. Outside a thought, a mark is only mentioned, and stays where it is, inside a code fence, inline code, a quotation on one
    line, or a JSON object. Within a thought, a closing mark is mentioned only if quotes or backticks enclose just it.
-5. The channels of the harmony format (`<|channel|>analysis<|message|>`) are told apart by their names: `final` is the
+5. The channels of the harmony format (`<|channel|>analysis<|message|>`) are recognised by their names: `final` is the
    reply. The same holds where its special tokens were left out: `analysis...assistantfinal...`.
 """
 

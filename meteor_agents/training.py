@@ -54,7 +54,7 @@ class PreferencePair(_Value):
 
 
 TrainingRow = Annotated[Example | ChatExample | PreferencePair, Field(discriminator="kind")]
-"""Anything that can be trained on. Stored rows are told apart by `kind`."""
+"""Anything that can be trained on. `kind` distinguishes stored rows."""
 
 
 class Checkpoint(_Value):

@@ -56,7 +56,7 @@ CHAT_FIELDS = (
 
 
 class Dialect:
-    """What has been learned about one server. `note` is told once about each field."""
+    """What has been learned about one server. `note` is called once for each field."""
 
     def __init__(self, fields: Sequence[OptionalField], note: Callable[[str], None], *, schemas: bool = True) -> None:
         self._fields = fields

@@ -41,7 +41,7 @@ class OpenAICompatibleModel:
     replaces the network (`httpx.MockTransport` in tests); proxies and certificates are those of `open_transport`.
 
     `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. A field that the
-    server refuses by name is left out, or put as the server wants it, from then on; `note` is told once.
+    server refuses by name is left out, or put as the server wants it, from then on; `note` is called once.
 
     Raises `SettingsError` when the variable is not set or holds no key, and for a `base_url` that is no http(s) URL.
     """

@@ -12,7 +12,7 @@ class Door:
 
     def __init__(self) -> None:
         self.closing = asyncio.Lock()
-        """Held by whoever closes the door. Holding it alone keeps the door as it is."""
+        """Held to close the door. Holding it without closing keeps the door in its state."""
         self._open = asyncio.Event()
         self._open.set()
         self._empty = asyncio.Event()

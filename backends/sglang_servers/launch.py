@@ -25,7 +25,7 @@ MOMENT_S = 1.0
 
 
 class LaunchedServer:
-    """One server process for `role`, which writes to `log`. `note` is told of its starts and crashes.
+    """One server process for `role`, which writes to `log`. `note` receives its starts and crashes.
 
     Raises `SettingsError` when there is no such Python.
     """
@@ -97,7 +97,7 @@ class LaunchedServer:
     async def _keep(self) -> None:
         try:
             await self._watch()
-        except Exception as unexpected:  # without this task, whoever waits for the server would wait forever
+        except Exception as unexpected:  # without this task, calls that wait for the server would wait forever
             self._give_up(f"cannot be watched: {unexpected!r}")
             raise
 

@@ -74,7 +74,7 @@ class SGLangModel:
 
     @property
     def call_timeout_s(self) -> float:
-        """The time-out of one try at a server, which this model keeps by itself."""
+        """The time-out of one try at a server, which this model enforces."""
         return self._pool.members[0].timeout_s
 
     async def facts(self) -> ModelFacts:

@@ -111,7 +111,7 @@ class Pool:
         if not loaded and not refusals:
             raise ServerDown(
                 f"{self._name}: no server to load {new.version} into: {failures[0][1]}. Everything is saved; "
-                "when one answers again, the same command goes on"
+                "when one answers again, run the same command to continue"
             )
         if not refusals:
             for member, error in failures:

@@ -17,7 +17,7 @@ from meteor_agents.errors import ModelError, RefusedCallError, SettingsError, Tr
 from meteor_agents.safe_text import parse_json
 
 MOST_BYTES = 4 * 2**20
-"""Of an answer. The longest, `/server_info`, takes some kilobytes."""
+"""The most bytes of an answer. The longest, `/server_info`, takes some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)

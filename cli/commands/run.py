@@ -84,7 +84,7 @@ def run_stage(stage: str, request: RunRequest) -> None:
         try:
             event_loop.run(_run(stage, request, settings, directory, store, own_rows))
         except Interrupted:
-            say("stopped; everything received is saved, the same command goes on", err=True)
+            say("stopped; everything received is saved; run the same command to continue", err=True)
             raise typer.Exit(130) from None
         except OSError as error:
             if error.errno not in _DISK:

@@ -21,15 +21,15 @@ from meteor_agents.settings.yaml_text import parse_yaml
 from meteor_agents.text_encoding import decoded
 
 PRESETS = Path(configs.__file__).resolve().parent
-"""The folder of the settings files that come with the package."""
+"""The folder of the packaged settings files."""
 PROJECT_FILE = "meteor.yaml"
 """The settings file of a project folder, as `meteor init` names it."""
 
 
 def find_config(config: str) -> Path:
-    """A settings file of that path, the preset of that name, or `meteor.yaml` in a folder of that path.
+    """The path of the settings file that `config` names: a file, a preset, or a folder with a `meteor.yaml`.
 
-    Raises `SettingsError` when there is none.
+    Raises `SettingsError` if there is none.
     """
     if "\0" in config:
         raise SettingsError(f"{printable(config)}: no file can have this name")

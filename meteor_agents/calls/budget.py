@@ -32,7 +32,7 @@ class Budget:
 
     What a call used is what its server reports. Where that is missing or not believable, it is estimated from the length of
     the texts. Estimates, and what failed tries used, stand in no stored call: they are kept as counters
-    (`Counter.UNLISTED_TOKENS`), so that a run that goes on later still knows them.
+    (`Counter.UNLISTED_TOKENS`), so that a resumed run still counts them.
     """
 
     def __init__(self, store: Store, *, usd: float | None = None, tokens: int | None = None) -> None:
@@ -93,9 +93,9 @@ class Budget:
     def _reached(self) -> str:
         """What is reached, in words; empty while nothing is."""
         if self._max_usd is not None and self._usd >= self._max_usd:
-            return f"budget.usd of {self._max_usd:g} reached ({self._usd:.2f} spent); raise it to go on"
+            return f"budget.usd of {self._max_usd:g} reached ({self._usd:.2f} spent); raise it to continue"
         if self._max_tokens is not None and self._tokens >= self._max_tokens:
-            return f"budget.tokens of {self._max_tokens} reached ({self._tokens} used); raise it to go on"
+            return f"budget.tokens of {self._max_tokens} reached ({self._tokens} used); raise it to continue"
         return ""
 
 

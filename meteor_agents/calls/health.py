@@ -102,7 +102,7 @@ class Health:
         if isinstance(reason, str):
             reason = ServerDown(
                 f"{self.name} is given up: {reason}. Everything received is saved; "
-                "when it answers again, the same command goes on"
+                "when it answers again, run the same command to continue"
             )
         self.down = reason
         self._given_up.set()

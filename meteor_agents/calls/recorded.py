@@ -62,7 +62,7 @@ class RecordedModel:
 
     @asynccontextmanager
     async def only(self, stage: str) -> AsyncIterator[None]:
-        """While inside, only this stage's calls reach the model; other calls wait. Those in flight go on.
+        """While inside, only this stage's calls reach the model; other calls wait. Calls in flight continue.
 
         Everyone who is inside at the same time must name the same stage.
         """
@@ -80,8 +80,10 @@ class RecordedModel:
     async def complete(
         self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
     ) -> Completion:
-        """The stored reply if there is one that serves, else the model's, once it is stored. Raises `ModelError`,
-        `BudgetReached`, `ServerDown`, `StoreError`."""
+        """The stored reply if one can be reused, else the model's, once it is stored.
+
+        Raises `ModelError`, `BudgetReached`, `ServerDown` and `StoreError`.
+        """
         while self._only not in (None, occasion.stage):
             await self._admitted.wait()
         try:
@@ -104,10 +106,10 @@ class RecordedModel:
         return call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
 
     def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
-        """Looked up on the loop: by index, which takes less than the way to a thread and back.
+        """The stored reply to reuse, looked up on the event loop: by index that takes less time than a hop to a thread.
 
-        A reply that the server broke off or paused is no reply to use again: the call is made anew, so that a question that
-        failed for it can be healed. What it cost stays counted.
+        A reply that the server broke off or paused is not reused. The call is made again, so that a question that failed
+        because of it can succeed. The cost of the first call stays counted.
         """
         older = self.also_reusable.get(occasion.stage, ())
         stored = self._store.find_call(key, (self._version(), *older), sampling.max_tokens)

@@ -76,7 +76,7 @@ class Server:
         return len(self._roles)
 
     def role(self, model: str) -> Health:
-        """The health of one role's model here. It is given up with the server, or by itself."""
+        """The health of one role's model here. It is given up with the server, or alone."""
         health = Health(f"{model} at {self.name}", self._rule, self._clock)
         self._roles.append(health)
         return health

@@ -26,9 +26,9 @@ from meteor_agents.events import (
 
 TICK_S = 1.0
 RATE_S = 10
-"""Calls per second are those of so many last seconds."""
+"""Calls per second are averaged over this many seconds."""
 MINUTE_S = 60
-"""The time left is judged by so many last seconds; a model that takes long for a call has no rate over less."""
+"""The time left is estimated from this many seconds; a slow model has no rate over fewer."""
 
 
 class Limited(Protocol):
@@ -196,7 +196,7 @@ def _ended(role: _Role, question_id: str) -> None:
 
 
 def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:
-    """One more sample; those that no one looks back to any more are dropped."""
+    """Add a sample, and drop those that are no longer needed."""
     lately.append((now, count))
     while len(lately) > 2 and lately[1][0] <= now - MINUTE_S:
         lately.popleft()

@@ -27,7 +27,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 def file_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, one at a time. Raises `QuestionsError` naming the file and the line, item or row.
 
-    JSON lines and a JSON array are told apart by their content, and so are the separators of CSV. Texts are UTF-8, or UTF-16
+    JSON lines, a JSON array and the separators of CSV are recognised by the content. Texts are UTF-8, or UTF-16
     with a byte order mark.
     """
     suffix = path.suffix.lower()

@@ -52,7 +52,7 @@ async def grade(
 ) -> GradedReply:
     """The panel's grades of one reply. With `asking=2` every judge is asked anew: stored replies are not reused.
 
-    A reply that is not complete is shown to nobody: it gets no score, and where there is a verifier, one that was cut,
+    A reply that is not complete is not judged: it gets no score, and where there is a verifier, one that was cut,
     refused or filtered is wrong. One that the server broke off has status ERROR, and its question stays owed.
 
     Raises `ModelError` if a model judge gives no reply. A reply that cannot be read is no error: it counts as `unread`.

@@ -1,6 +1,6 @@
 """Decoding strategies: ways of getting one attempt from the student, each with its cost.
 
-A strategy asks through the student, whose calls are recorded one by one. Samples of one prompt are told apart by their
+A strategy asks through the student, whose calls are recorded one by one. Samples of one prompt differ by their
 number, so strategies that draw the same samples share them, and a run that was killed repeats none.
 """
 
@@ -36,7 +36,7 @@ class Cost:
 
     @classmethod
     def of(cls, usage: Usage, *, prompt_passes: float = 1, reply_passes: float = 1) -> Cost:
-        """The cost of one call. Each token of the prompt and of the reply was computed so many times."""
+        """The cost of one call. `prompt_passes` and `reply_passes`: how often each token was computed."""
         given, said = usage.input_tokens, usage.output_tokens
         known = given is not None and said is not None
         return cls(1, given, said, prompt_passes * (given or 0) + reply_passes * (said or 0) if known else None)

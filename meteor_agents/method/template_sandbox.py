@@ -14,15 +14,15 @@ import jinja2.visitor
 from jinja2 import nodes
 
 MOST_CHARACTERS = 2_000_000
-"""Of one text, and items of one list. No model reads a longer prompt."""
+"""The most characters of one text, and items of one list. No model reads a longer prompt."""
 MOST_STEPS = 100_000
 """Passes through loops and calls in one rendering."""
 MOST_WIDTH = 10_000
-"""To which a text can be padded."""
+"""The largest width that a text can be padded to."""
 MOST_BITS = 1024
-"""Of a whole number."""
+"""The most bits of a whole number."""
 DROPPED = ("batch", "center", "slice", "urlize", "wordwrap", "xmlattr")
-"""Filters that make a text or a list as long as they are told."""
+"""Filters whose arguments decide the length of a text or a list."""
 _WIDE_PERCENT = re.compile(r"%[^a-zA-Z%]*(?:\*|\d{5})")
 _WIDE_FORMAT = re.compile(r"\{[^{}]*(?:\d{5}|\{)")
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 HIDDEN = "***"
-"""What a run directory's config.yaml holds in the place of a value that may be a secret."""
+"""What a run directory's config.yaml holds instead of a value that may be a secret."""
 
 _HOLD_SECRETS = frozenset({"headers", "environment", "env"})
 """Options whose every value is left out: their names tell little about what users put there."""
@@ -22,7 +22,7 @@ _SECRET_PARAMETER = re.compile(r"key|token|secret|passw|auth|sig", re.IGNORECASE
 
 
 def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A backend's or a verifier's options with `HIDDEN` in the place of whatever may be a secret, at every depth.
+    """A backend's or a verifier's options with `HIDDEN` instead of every value that may be a secret, at every depth.
 
     Hidden are all values of headers and environments, values whose name looks like a credential's, and what follows a flag
     such as `--api-key`. Names of environment variables (`api_key_env`, `headers_env`) stay: they are no secret.

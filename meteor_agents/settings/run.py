@@ -39,7 +39,7 @@ class CheckpointsSettings(Section):
 
 
 class BudgetSettings(Section):
-    """When to stop because of what was spent. Everything done is saved, and a higher budget lets the run go on."""
+    """When to stop because of what was spent. Everything is saved, and with a higher budget the run continues."""
 
     usd: float | None = Field(default=None, gt=0)
     """US dollars for all calls of the run together. Every model that may cost money then needs a `price`."""

@@ -85,7 +85,7 @@ class RefineSettings(LossSettings):
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: `buffer`, the traces since the last update, or `cumulative`, all that were accepted."""
     mode: Literal["sync", "overlap"] = "sync"
-    """`sync`: conversations wait while the student is trained. `overlap`: they go on with the old weights."""
+    """`sync`: conversations wait while the student is trained. `overlap`: they continue with the old weights."""
     staleness: int = Field(default=1, ge=1)
     """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
     replay: float = Field(default=0.0, ge=0, le=4)

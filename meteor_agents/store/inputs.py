@@ -71,7 +71,7 @@ class Inputs:
         return found
 
     def own_options(self, options: Mapping[str, object]) -> dict[str, object]:
-        """A verifier's options, with the files that are kept here in the place of the user's."""
+        """A verifier's options, with the files that are kept here instead of the user's."""
         return {name: self._own(value) for name, value in options.items()}
 
     def _own(self, value: object) -> object:

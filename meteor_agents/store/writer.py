@@ -21,7 +21,7 @@ WOKEN_AT_ONCE = 8
 """How many of those who wait for a commit continue in one turn of the event loop: waking hundreds at once would make every
 timer late (docs/design/engine-costs.md)."""
 KEPT_BACK = 32
-"""How many rows that no one waits for are kept back until someone waits for one."""
+"""How many rows without a waiter are kept back until a row has one."""
 LOCKED_NOTE_S = 5.0
 """After how long a lock of another program is reported, and then again every so often."""
 LOCKED_S = 600.0

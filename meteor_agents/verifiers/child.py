@@ -58,7 +58,7 @@ def receive(connection: Connection, requests: SimpleQueue[bytes]) -> None:
 
 
 def opened(connection: Connection, requests: SimpleQueue[bytes]) -> Served | None:
-    """The object to serve; None if its settings are wrong, which the parent is told."""
+    """The object to serve; None if its settings are wrong, which is reported to the parent."""
     request = json.loads(requests.get())
     blobs = [requests.get() for _ in range(request["blobs"])]
     module, _, function = request["open"].partition(":")

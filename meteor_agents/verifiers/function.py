@@ -55,7 +55,7 @@ class FunctionVerifier:
         """The function's finding. `Status.ERROR` when it raises, or returns nothing that is a finding."""
         try:
             found = self.check(question, answer)
-        except (Exception, SystemExit) as error:  # the user's code may raise anything; the run goes on
+        except (Exception, SystemExit) as error:  # the user's code may raise anything; the run continues
             return undecided(self.name, f"{self.name} raised {described(error)}{place(error)}")
         match found:
             case Verdict():

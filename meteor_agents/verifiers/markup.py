@@ -50,7 +50,7 @@ class Box(NamedTuple):
 
 
 def visible(text: str) -> str:
-    """The text without characters that nobody sees."""
+    """The text without invisible characters."""
     return text if text.isascii() else text.translate(INVISIBLE)
 
 

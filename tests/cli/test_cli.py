@@ -255,7 +255,7 @@ def test_a_training_configuration_is_tried_before_any_call(project: Path, where:
 def test_the_budget_ends_with_3(project: Path) -> None:
     done = meteor("refine", "meteor.yaml", "--no-train", "--set", "budget.tokens=10", cwd=project)
     assert done.returncode == 3, done.stderr
-    assert "raise it to go on" in done.stderr
+    assert "raise it to continue" in done.stderr
 
 
 def start_slow(project: Path) -> subprocess.Popen[str]:
@@ -280,7 +280,7 @@ def test_the_first_interrupt_drains_and_the_run_goes_on_later(project: Path) -> 
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "stopping" in out
-    assert "the same command goes on" in err
+    assert "run the same command to continue" in err
     assert asked(project) < 30
     assert meteor("refine", "meteor.yaml", "--no-train", cwd=project).returncode == 0
     assert asked(project) == 30, "what was in flight was finished and stored"

@@ -153,7 +153,7 @@ def test_a_server_that_refuses_everything_is_given_up_and_the_same_command_goes_
         project = Project(tmp_path, questions, server.url, server.url)
         said = project(code=1)
         assert f"the server http://127.0.0.1:{port}/v1 is given up: 30 of its last 30 calls failed" in said
-        assert "the same command goes on" in said
+        assert "run the same command to continue" in said
         assert sum(server.asked.values()) < 60
         for key in [("student", str(i)) for i in range(90)]:
             server.asked[key] = 2  # from now on all is well

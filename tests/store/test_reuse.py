@@ -159,7 +159,7 @@ def test_an_option_that_may_change_replies_asks_again(tmp_path: Path) -> None:
 def test_the_budget_is_overshot_by_no_more_than_the_calls_in_flight(project: Project) -> None:
     said = project.refine("--set", "budget.tokens=2000", code=3)
     assert "budget.tokens of 2,000 is likely to end this before it is done" in said
-    assert "raise it to go on" in said
+    assert "raise it to continue" in said
     used = _used(project)
     reached = next(i for i, total in enumerate(_running(used)) if total >= 2000)
     assert len(used) - 1 - reached < 8, "one call a conversation is in flight, and there are eight conversations"
@@ -211,7 +211,7 @@ def test_an_estimate_asks_no_one_and_says_afterwards_how_far_off_it_was(project:
     assert "estimate: calls: student " in project.refine(*price)
     made = len(server.log()) - before
     shown = project("status", "runs/asked")
-    assert "used, of what was estimated when `meteor refine` began" in shown
+    assert "used so far, against the estimate when `meteor refine` began" in shown
     spent = project.status()["calls"]
     assert sum(row["made"] for row in spent.values()) == made
     assert f"student: {spent['student']['made']} of 5" in shown, "30 questions, 1.75 tries expected"

@@ -18,7 +18,7 @@ def search_beams(loaded: LoadedModel, requests: Sequence[Request], contrasts: Co
     """Write the best beam of each request into its `output`, up to its end token or its limit.
 
     The requests must be ones that run together (`Request.runs_with`). A search with one beam is greedy, which is how
-    contrastive decoding runs. Ends early when nobody waits for any of the replies any more.
+    contrastive decoding runs. Ends early once none of the replies is wanted any more.
     """
     ids, mask = padded_prompts(loaded, requests)
     sampling = requests[0].sampling

@@ -144,9 +144,9 @@ class Measurement:
             await self._keep_conclusion(heldout, EvaluationKind.DIFFERENCES, rows)
 
     async def _compare(self, heldout: str, results: Mapping[str, Mapping[str, GradedReply]]) -> None:
-        """With model judges: the last checkpoint against the first and every rival, both orders, share by criterion.
+        """Let model judges compare the last checkpoint with the first and with every rival, in both orders.
 
-        Questions to which both replies are complete are compared.
+        Only questions with two complete replies are compared.
         """
         judges = self._panel.judges
         labels = list(results)

@@ -19,7 +19,7 @@ from meteor_agents.verifiers.verdicts import correct, incorrect, undecided
 
 NAME = "sql"
 ANSWER, STATES = "answer", "states"
-"""The phases that the parent is told: the answer runs on the user's data, and then on its other states."""
+"""The phases that are reported to the parent: the answer runs on the user's data, and then on its other states."""
 MEMORY = 512 * 2**20
 """Bytes that a query and its rows may take beside the databases."""
 REMEMBERED = 256
@@ -163,7 +163,7 @@ def remembered(memory: OrderedDict[str, T], key: str, make: Callable[[], T]) -> 
 
 
 def limit_memory(more: int) -> None:
-    """Lets this process take so many bytes more than it has now, on systems that tell how many these are."""
+    """Let this process take `more` bytes beyond its present memory, on systems that report it."""
     import resource
 
     held = Path("/proc/self/statm")

@@ -94,7 +94,7 @@ class SqlDatabase:
 
         `until`: when it has to end, in the time of `time.monotonic()`; after `timeout_s` by default.
         `reverse`: visits rows the other way round wherever the query leaves their order open.
-        `at_most`: gives up to so many rows; otherwise more than `max_rows` are a failure.
+        `at_most`: return at most this many rows; otherwise more than `max_rows` are a failure.
         """
         refusal = refused(sql)
         if refusal:
