@@ -75,6 +75,10 @@ class FinishReason(StrEnum):
 
     The values are those that stores hold. Any value that is none of them reads as UNKNOWN: `FinishReason("other")`, which
     older stores hold, is `FinishReason.UNKNOWN`. Use `complete` to ask whether a reply may be used.
+
+    Example:
+        >>> FinishReason("stop").complete, FinishReason("length").complete
+        (True, False)
     """
 
     COMPLETE = "stop"
@@ -148,6 +152,19 @@ class ChatModel(Protocol):
 
     `complete` raises `TransientModelError` when another try may succeed, `RefusedCallError` when it will not, and
     `NoCallSucceeds` (a wrong key, no credit left) when no call will. It must let `asyncio.CancelledError` pass.
+
+    Example:
+        >>> import asyncio
+        >>> class Echo:
+        ...     name = "echo"
+        ...
+        ...     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        ...         return Completion(messages[-1].content, FinishReason.COMPLETE, Usage(), self.name, weights=self.name)
+        ...
+        ...     async def aclose(self) -> None:
+        ...         pass
+        >>> asyncio.run(Echo().complete([ChatMessage(role="user", content="Hello")], SamplingParams())).text
+        'Hello'
     """
 
     @property

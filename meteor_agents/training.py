@@ -19,7 +19,13 @@ class _Value(BaseModel):
 
 
 class Example(_Value):
-    """One supervised example: the messages that inference would render, and the reply to learn."""
+    """One supervised example: the messages that inference would render, and the reply to learn.
+
+    Example:
+        >>> prompt = (ChatMessage(role="user", content="What is 6 x 7?"),)
+        >>> Example(id="q1", prompt=prompt, target="Answer: 42").kind
+        'sft'
+    """
 
     kind: Literal["sft"] = "sft"
     id: str
@@ -44,7 +50,13 @@ class ChatExample(_Value):
 
 
 class PreferencePair(_Value):
-    """Two replies to one prompt; `chosen` is preferred over `rejected`."""
+    """Two replies to one prompt; `chosen` is preferred over `rejected`.
+
+    Example:
+        >>> prompt = (ChatMessage(role="user", content="What is 6 x 7?"),)
+        >>> PreferencePair(id="q1", prompt=prompt, chosen="Answer: 42", rejected="Answer: 36").kind
+        'pair'
+    """
 
     kind: Literal["pair"] = "pair"
     id: str
@@ -245,7 +257,25 @@ class TrainingReport(_Value):
 
 
 class Trainer(Protocol):
-    """Turns a job into a new checkpoint folder."""
+    """Turns a job into a new checkpoint folder.
+
+    Example, a trainer that learns nothing and so keeps the weights as they are:
+        >>> import shutil
+        >>> class Unchanged:
+        ...     async def train(
+        ...         self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]
+        ...     ) -> TrainingReport:
+        ...         unfinished = folder.with_name(f"{folder.name}.unfinished")
+        ...         shutil.copytree(job.start.path, unfinished)
+        ...         unfinished.rename(folder)  # complete or not at all
+        ...         return TrainingReport(loss=None, steps=0, tokens=0, seconds=0.0, rows_used=0, rows_too_long=0)
+        ...
+        ...     async def aclose(self) -> None:
+        ...         pass
+        >>> trainer: Trainer = Unchanged()
+
+    Give it to `open_run(..., trainer=trainer)`.
+    """
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
         """Write the new checkpoint to `folder`, which must not exist yet. It appears complete or not at all.

@@ -48,5 +48,5 @@ def is_said(name: object) -> bool:
 
 
 def stricter(first: FinishReason, second: FinishReason) -> FinishReason:
-    """Whichever of two reasons for one ending keeps the reply from being used. `UNKNOWN` as the second counts for nothing."""
+    """Whichever of two reasons for one ending keeps the reply from being used; `second` has no say if it is `UNKNOWN`."""
     return second if first is FinishReason.COMPLETE and second is not FinishReason.UNKNOWN else first
