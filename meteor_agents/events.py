@@ -112,7 +112,7 @@ class RoleProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progressed(Event):
-    """Where the stage stands: once a second, however many calls there are."""
+    """The state of the stage, sent once a second, however many calls there are."""
 
     stage: str
     questions: int
@@ -122,9 +122,9 @@ class Progressed(Event):
     late: int
     """Questions that were put back in line."""
     seconds: float
-    """Since the stage began in this session."""
+    """The time since the stage began in this session."""
     seconds_left: float | None
-    """At the rate of the last minute; None when that is not known."""
+    """The time left at the rate of the last minute; None when that is not known."""
     roles: tuple[RoleProgress, ...]
 
 
@@ -149,7 +149,7 @@ class TrainingProgress(Event):
     learning_rate: float
     tokens_per_s: float
     seconds_left: float | None = None
-    """At the mean rate of the steps so far."""
+    """The time left at the mean rate of the steps so far."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 _STARTS = re.compile(r"\{\s*(?:\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|[“”][^“”\n]{0,200}[“”]|‘[^‘’\n]{0,200}’)\s*:")
 _PARTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[{}]', re.DOTALL)
 _UNCLOSED = 2
-"""An object that never closes is looked through to the end of the text: after so many, no further one is tried."""
+"""The most unclosed objects that are tried, since each is read to the end of the text."""
 _DEEPEST = 50
 
 

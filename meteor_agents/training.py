@@ -39,7 +39,7 @@ class ChatExample(_Value):
     kind: Literal["chat"] = "chat"
     id: str
     messages: tuple[ChatMessage, ...]
-    """As at inference; the last one is the assistant's."""
+    """The messages as inference would render them; the last one is the assistant's."""
 
     @field_validator("messages")
     @classmethod
@@ -115,7 +115,7 @@ class TrainingSettings(_Value):
     micro_batch_size: int = Field(default=8, ge=1)
     """Rows per forward pass on one rank."""
     max_length: int = Field(default=512, ge=8)
-    """In tokens. Longer rows are left out, and counted in the report."""
+    """The longest row, in tokens. Longer ones are left out, and counted in the report."""
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     """The share of all steps in which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -216,7 +216,7 @@ class TrainingJob(_Value):
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None
-    """For preference pairs. None: supervised fine-tuning."""
+    """The loss on preference pairs. None: supervised fine-tuning."""
     carries_optimizer: bool = False
     """Begin with the optimizer's state beside the start checkpoint."""
     keeps_optimizer: bool = False
@@ -245,7 +245,7 @@ class TrainingReport(_Value):
     """What a finished job did."""
 
     loss: float | None
-    """The mean over the last tenth of the steps."""
+    """The mean loss over the last tenth of the steps."""
     steps: int
     tokens: int
     """Tokens without padding, over all epochs and ranks."""

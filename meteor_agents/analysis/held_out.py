@@ -26,9 +26,9 @@ class HeldOutFindings(NamedTuple):
 
     name: str
     metrics: dict[str, Metrics]
-    """By student: the lineage in order, then the rivals."""
+    """Student -> its metrics: the lineage in order, then the rivals."""
     evaluations: dict[str, EvaluationRecord]
-    """By student: the stored evaluation that its metrics come from."""
+    """Student -> the stored evaluation that its metrics come from."""
     differences: Sequence[PairedDifference]
     pairwise: dict[str, WinShares]
     """Win shares of the last checkpoint, by the student that it was compared with."""

@@ -51,7 +51,7 @@ class Plan:
     evaluates: bool = True
     """Held-out questions will be answered and graded, so models that only grade or only are graded are needed."""
     limit: int | None = None
-    """At most so many questions a stage and held-out set."""
+    """The most questions taken in each stage and from each held-out set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Parts:
     models: Mapping[str, ChatModel] = field(default_factory=dict)
     """Role (`student`, `teacher`, `judge`) -> its model. Limits, budget and memory are put around it."""
     verifier: Verifier | None = None
-    """The judge, in the place of the one that the settings name."""
+    """The judge, instead of the one that the settings name."""
     trainer: Trainer | None = None
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 DECREASE = 0.7
 """What is left of the concurrency after the server has said that it is too much."""
 STEPS = 16
-"""Growing from 1 back to the ceiling takes about so many times the duration of a reply."""
+"""Growing from 1 back to the ceiling takes about as long as this many replies, one after another."""
 
 
 class AdaptiveLimit:

@@ -106,7 +106,7 @@ class RecordedModel:
         return call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
 
     def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
-        """Looked up on the loop: by index, which takes less than the way to a thread and back."""
+        """The stored reply, looked up on the event loop: a look-up by index costs less than handing it to a thread."""
         older = self.also_reusable.get(occasion.stage, ())
         return self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
 

@@ -26,9 +26,9 @@ from meteor_agents.events import (
 
 TICK_S = 1.0
 RATE_S = 10
-"""Calls per second are those of so many last seconds."""
+"""Calls per second are measured over this many last seconds."""
 MINUTE_S = 60
-"""The time left is judged by so many last seconds; a model that takes long for a call has no rate over less."""
+"""The time left is judged by this many last seconds. Over fewer, a slow model has no rate."""
 
 
 class Limited(Protocol):
@@ -144,7 +144,7 @@ class Tally:
         _ended(role, event.question_id)
 
     def _settled(self, question_id: str) -> None:
-        """Nothing of this question is under way any more: what has not ended was cancelled."""
+        """Forget this question's calls under way: those that have not ended were cancelled."""
         for role in self._roles.values():
             role.under_way.pop(question_id, None)
 
@@ -196,7 +196,7 @@ def _ended(role: _Role, question_id: str) -> None:
 
 
 def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:
-    """One more sample; those that no one looks back to any more are dropped."""
+    """Add a sample, and drop those that are too old to be needed."""
     lately.append((now, count))
     while len(lately) > 2 and lately[1][0] <= now - MINUTE_S:
         lately.popleft()
@@ -209,7 +209,7 @@ def _before(lately: deque[tuple[float, int]], over_s: float) -> tuple[float, int
 
 
 def _rate(lately: deque[tuple[float, int]], over_s: float) -> float:
-    """Per second, over so many last seconds."""
+    """The count per second, over the last `over_s` seconds."""
     last, count = lately[-1]
     first, before = _before(lately, over_s)
     return (count - before) / (last - first) if last > first else 0.0

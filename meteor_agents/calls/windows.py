@@ -1,4 +1,4 @@
-"""At most so many requests, or tokens, in any minute."""
+"""Limits on the number of requests, or tokens, in any minute."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TokenWindow:
         return self._head.locked()
 
     async def book(self, tokens: int) -> Booking:
-        """Wait until so many tokens fit the window, and take them."""
+        """Wait until this many tokens fit the window, and take them."""
         async with self._head:
             while not self._has_room(tokens):  # noqa: ASYNC110 - what is awaited is time
                 await asyncio.sleep(min(POLL_S, self._window_s / 10))

@@ -26,7 +26,7 @@ CUT_SHORT = "cut at max_tokens"
 INCOMPLETE = "refused, filtered or broken off"
 EMPTY = "without a target"
 UNDISPUTED = "without a rejected try"
-"""Reasons why a trace gives no rows; each follows "so many traces"."""
+"""Reasons why a trace gives no rows; each follows "N traces"."""
 
 
 class TrainingRows(NamedTuple):

@@ -85,7 +85,7 @@ class Measurement:
         yield from ((rival.name, rival.version) for rival in self._rivals)
 
     def _results(self, version: str, heldout: str) -> dict[str, GradedReply]:
-        """By question id, in the questions' order; those of questions that were edited since are left out."""
+        """Question id -> its graded reply, in the questions' order, without questions that were edited since."""
         stored = self._store.scores(version, heldout, self._recipe)
         questions = self._session.questions.heldout[heldout]
         results = {q.id: read_graded_reply(stored[q.id], q.id) for q in questions if q.id in stored}

@@ -111,7 +111,7 @@ def readings(text: str, wrapped: str = "") -> list[str]:
 
 
 def unwrapped(query: str) -> str:
-    """Without what closes bold, inline code or quotes that were opened before the query."""
+    """The query without the marks that close bold, inline code or quotes opened before it."""
     query = query.strip().rstrip("*").rstrip()
     for mark in ("`", '"'):
         if query.count(mark) % 2:

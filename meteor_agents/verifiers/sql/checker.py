@@ -163,7 +163,7 @@ def remembered(memory: OrderedDict[str, T], key: str, make: Callable[[], T]) -> 
 
 
 def limit_memory(more: int) -> None:
-    """Lets this process take so many bytes more than it has now, on systems that tell how many these are."""
+    """Let this process take at most `more` bytes beyond what it has now, on systems that report how much that is."""
     import resource
 
     held = Path("/proc/self/statm")

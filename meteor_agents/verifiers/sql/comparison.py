@@ -16,7 +16,7 @@ EXACT_BELOW = 2.0**53
 RELATIVE = 1e-12
 """How far other floats may be apart: what adding up in another order changes."""
 ZERO = 1e-12
-"""What counts as zero beside a zero, for sums that cancel."""
+"""A number up to this size equals 0, since sums that cancel leave a remainder."""
 RANKED_ROWS = 10_000
 """Rows that are looked at to find which of them ORDER BY leaves in any order."""
 
