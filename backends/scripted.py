@@ -74,7 +74,7 @@ class ScriptedModel:
         self._weights = version
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to release."""
 
 
 class _Script:

@@ -99,7 +99,7 @@ class RoleProgress:
     usd: float | None
     """None: no price is known."""
     calls_per_s: float
-    """Over the last seconds."""
+    """The rate over the last seconds."""
     calls_last_minute: int
     """How many were answered in the last 60 seconds."""
     concurrency: int | None

@@ -33,7 +33,7 @@ class Contrast(BaseModel):
     against: str
     """The weaker model's weights version or name. It is part of the call's key."""
     folder: str = Field(exclude=True)
-    """The folder of the weaker model's weights. It is no part of the call's key."""
+    """The folder of the weaker model's weights. It is not part of the call's key."""
     alpha: float = Field(default=0.1, gt=0, le=1)
     """A token counts only if the model gives it at least this share of its likeliest token's probability."""
     beta: float = Field(default=0.5, gt=0)
@@ -92,7 +92,7 @@ class FinishReason(StrEnum):
     FAILED = "failed"
     """The server gave up on the reply: an error or an abort after it had begun."""
     PAUSED = "paused"
-    """The model stopped to wait for something, such as a tool's result; what is there is no whole reply."""
+    """The model stopped to wait for something, such as a tool's result; the reply is not whole."""
     UNKNOWN = "unknown"
     """The server gave a reason that is not known here. It does not count as complete."""
 
@@ -133,7 +133,7 @@ class Usage(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One reply."""
+    """A model's reply to one call, with how it ended and what it used."""
 
     text: str
     finish_reason: FinishReason
@@ -144,7 +144,7 @@ class Completion:
     pause_s: float = 0.0
     """Seconds for which the server's headers ask for no further call, since its allowance is used up. Not stored."""
     reasoning: str = ""
-    """What a reasoning model thought before it replied, where its server hands it out. It is no part of the reply."""
+    """What a reasoning model thought before it replied, where its server returns that. It is not part of the reply."""
 
 
 class ChatModel(Protocol):

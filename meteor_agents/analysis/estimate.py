@@ -106,7 +106,7 @@ class RehearsedPipeline:
             self.run.student = given.lineage.get(REFINE, entered)
 
     async def self_train(self) -> None:
-        """Stage 3's turns."""
+        """Rehearse the turns of stage 3."""
         stage, given = self._settings.self_train, self._given
         for turn in range(1, stage.turns + 1):
             name = stage_of(turn)

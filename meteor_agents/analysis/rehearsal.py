@@ -51,7 +51,7 @@ class Rehearsal:
     scale: float = 1.0
     """Conversations that the present one stands for."""
     likelihood: float = 1.0
-    """How likely the present conversation gets as far as this."""
+    """How likely it is that the present conversation gets this far."""
 
     def begin(self, scale: float) -> None:
         """Begin a conversation that stands for `scale` conversations."""

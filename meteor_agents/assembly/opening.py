@@ -43,7 +43,7 @@ BUILTIN_PROMPTS = Path(str(files("meteor_agents.prompts")))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is going to be done, as far as it decides what has to be opened."""
+    """The work that a command is going to do: it decides what has to be opened."""
 
     trains: bool = True
     self_trains: bool = True
@@ -158,7 +158,7 @@ class Opening:
 
 
 def open_templates(folder: Path | None) -> Templates:
-    """The built-in templates, with those of `folder` in the place of the ones that they are named like."""
+    """The built-in templates, replaced by those in `folder` that have the same names."""
     return Templates(BUILTIN_PROMPTS, folder)
 
 

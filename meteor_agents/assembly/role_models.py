@@ -1,4 +1,4 @@
-"""Settings to models: each role's model behind its budget, its limits and the breaker of its server."""
+"""Makes models from settings: each role's model behind its budget, its limits and the breaker of its server."""
 
 from __future__ import annotations
 

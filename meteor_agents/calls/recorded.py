@@ -112,7 +112,7 @@ class RecordedModel:
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:
-        """Whoever wants the same reply waits until the body ends, however it does."""
+        """Other calls that want the same reply wait until the body ends, also when it fails."""
         ended = self._asking[same] = asyncio.Event()
         try:
             yield

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from asyncio_throttle.throttler import Throttler
 
 POLL_S = 0.05
-"""How often whoever is first in line looks whether the window has room again."""
+"""How often the first in line checks whether the window has room again."""
 
 
 class RequestWindow:
@@ -38,7 +38,7 @@ class Booking:
     at: float
     tokens: int
     gone: bool = False
-    """Older than the window."""
+    """Whether it is older than the window."""
 
 
 class TokenWindow:

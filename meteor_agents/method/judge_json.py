@@ -19,7 +19,7 @@ from meteor_agents.safe_text import clean, parse_json
 from meteor_agents.thoughts import split_thoughts
 
 MOST_OBJECTS = 50
-"""A reply with more objects than this is no verdict."""
+"""A reply with more objects than this does not count as a verdict."""
 
 
 class Stated(NamedTuple):

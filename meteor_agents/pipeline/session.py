@@ -94,5 +94,5 @@ class Session:
         await self.store.set_meta("lineage", {k: v.model_dump(mode="json") for k, v in self.lineage.items()})
 
     def note(self, sentence: str) -> None:
-        """Tell whoever watches the run."""
+        """Pass a sentence for people to the run's observers."""
         self.observer.on_event(Note(sentence))

@@ -145,7 +145,7 @@ class CallRecords(Reader):
         return width, [SpendingStep(*row) for row in rows]
 
     def counters(self) -> list[tuple[str, str, int]]:
-        """(role, name, value) of everything that is counted and is no row: `Counter` has the names."""
+        """(role, name, value) of every counter; `Counter` has the names."""
         return [(role, name, value) for role, name, value in self.read("SELECT role, name, value FROM counters")]
 
 

@@ -65,7 +65,7 @@ REASON = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How the numbers of a question are written, as far as its reference shows."""
+    """How the numbers of a question are written, judging by its reference."""
 
     comma: bool = False
     """Whether a lone comma before three digits is a decimal comma."""

@@ -9,7 +9,7 @@ from meteor_agents.verifiers.sql.text import tokens
 MAX_ANSWER = 100_000
 """Characters. Nothing is looked for in a longer answer."""
 MAX_SQL = 20_000
-"""Characters of one query."""
+"""The most characters that a query may have."""
 
 FENCE = re.compile(
     r"```[ \t]*((?!select\b|with\b)(?:sql(?:ite3?)?\b|[\w+-]+(?=[ \t]*\n)))?[ \t]*\n?(.*?)(?:```|\Z)",

@@ -1,4 +1,4 @@
-"""Whether the rows of a query are those that were expected: by value, and in order as far as the reference decides it."""
+"""Whether the rows of a query are the expected ones: the same values, in the same order where the reference fixes one."""
 
 from __future__ import annotations
 
