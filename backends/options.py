@@ -87,7 +87,7 @@ class ServerOptions(EndpointOptions):
     """Settings of `openai`, any server with chat completions."""
 
     base_url: str
-    """Up to and with `/v1`, where the server has one; `/chat/completions` is added."""
+    """The address including `/v1`, where the server has it; `/chat/completions` is added."""
     query: dict[str, str] = {}
     """Added to the URL, for example Azure's api-version; none may be a credential."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -120,7 +120,7 @@ class ScriptedOptions(Options):
     """Settings of `scripted`, a model that says what it was told to say: either `replies` or `function`."""
 
     replies: tuple[str, ...] = ()
-    """Said in order."""
+    """The replies, given in this order."""
     function: str | None = None
     """`module:function`, called with messages and sampling; returns the reply."""
     cycle: bool = False

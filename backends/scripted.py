@@ -40,7 +40,7 @@ class ScriptedModel:
 
     @property
     def name(self) -> str:
-        """As it was given."""
+        """The name given to the constructor."""
         return self._name
 
     @property
@@ -70,11 +70,11 @@ class ScriptedModel:
         )
 
     async def load_weights(self, folder: Path, version: str) -> None:
-        """Only the version is taken: nothing is read."""
+        """Replies carry `version` from now on. Nothing is read from `folder`."""
         self._weights = version
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to release."""
 
 
 class _Script:

@@ -16,7 +16,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 EVENTS_A_TURN = 10
-"""With fewer, turns are shorter and their overhead is larger; `benchmarks/bench_engine.py w1` shows both."""
+"""The most events handled in one turn of the loop. Fewer make turns shorter and their overhead larger, as
+`benchmarks/bench_engine.py w1` shows."""
 
 Result = TypeVar("Result")
 

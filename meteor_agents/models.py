@@ -33,7 +33,7 @@ class Contrast(BaseModel):
     against: str
     """The weaker model's weights version or name. It is part of the call's key."""
     folder: str = Field(exclude=True)
-    """The folder of the weaker model's weights. It is no part of the call's key."""
+    """The folder of the weaker model's weights. It is not part of the call's key."""
     alpha: float = Field(default=0.1, gt=0, le=1)
     """A token counts only if the model gives it at least this share of its likeliest token's probability."""
     beta: float = Field(default=0.5, gt=0)
@@ -75,6 +75,10 @@ class FinishReason(StrEnum):
 
     The values are those that stores hold. Any value that is none of them reads as UNKNOWN: `FinishReason("other")`, which
     older stores hold, is `FinishReason.UNKNOWN`. Use `complete` to ask whether a reply may be used.
+
+    Example:
+        >>> FinishReason("stop").complete, FinishReason("length").complete
+        (True, False)
     """
 
     COMPLETE = "stop"
@@ -88,7 +92,11 @@ class FinishReason(StrEnum):
     FAILED = "failed"
     """The server gave up on the reply: an error or an abort after it had begun."""
     PAUSED = "paused"
+<<<<<<< HEAD
     """The model stopped to wait for something, such as a tool's result; the reply is not complete."""
+=======
+    """The model stopped to wait for something, such as a tool's result; the reply is not whole."""
+>>>>>>> h/docstr
     UNKNOWN = "unknown"
     """The server gave a reason that is not known here. It does not count as complete."""
 
@@ -129,7 +137,7 @@ class Usage(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One reply."""
+    """A model's reply to one call, with how it ended and what it used."""
 
     text: str
     finish_reason: FinishReason
@@ -140,7 +148,7 @@ class Completion:
     pause_s: float = 0.0
     """Seconds for which the server's headers ask for no further call, since its allowance is used up. Not stored."""
     reasoning: str = ""
-    """What a reasoning model thought before it replied, where its server hands it out. It is no part of the reply."""
+    """What a reasoning model thought before it replied, where its server returns that. It is not part of the reply."""
 
 
 class ChatModel(Protocol):
@@ -148,6 +156,19 @@ class ChatModel(Protocol):
 
     `complete` raises `TransientModelError` when another try may succeed, `RefusedCallError` when it will not, and
     `NoCallSucceeds` (a wrong key, no credit left) when no call will. It must let `asyncio.CancelledError` pass.
+
+    Example:
+        >>> import asyncio
+        >>> class Echo:
+        ...     name = "echo"
+        ...
+        ...     async def complete(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> Completion:
+        ...         return Completion(messages[-1].content, FinishReason.COMPLETE, Usage(), self.name, weights=self.name)
+        ...
+        ...     async def aclose(self) -> None:
+        ...         pass
+        >>> asyncio.run(Echo().complete([ChatMessage(role="user", content="Hello")], SamplingParams())).text
+        'Hello'
     """
 
     @property

@@ -40,7 +40,16 @@ class Turn(NamedTuple):
 
 
 class Trace(Message):
-    """One conversation. What is stored is `messages`; the properties read them."""
+    """One conversation. What is stored is `messages`; the properties read them.
+
+    Example:
+        >>> question = Question(id="q1", question="What is 6 x 7?")
+        >>> said = Attempt(text="Answer: 42", model="pupil", weights="v1", reasoning="", answer="42")
+        >>> right = Verdict(status=Status.CORRECT, model="verifier:numeric")
+        >>> trace = Trace(stage="refine", question=question, messages=(said, right), outcome=Outcome.ACCEPTED)
+        >>> trace.tries, trace.accepted_attempt.answer
+        (1, '42')
+    """
 
     stage: str
     question: Question

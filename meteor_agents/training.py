@@ -19,7 +19,13 @@ class _Value(BaseModel):
 
 
 class Example(_Value):
-    """One supervised example: the messages that inference would render, and the reply to learn."""
+    """One supervised example: the messages that inference would render, and the reply to learn.
+
+    Example:
+        >>> prompt = (ChatMessage(role="user", content="What is 6 x 7?"),)
+        >>> Example(id="q1", prompt=prompt, target="Answer: 42").kind
+        'sft'
+    """
 
     kind: Literal["sft"] = "sft"
     id: str
@@ -33,7 +39,7 @@ class ChatExample(_Value):
     kind: Literal["chat"] = "chat"
     id: str
     messages: tuple[ChatMessage, ...]
-    """As at inference; the last one is the assistant's."""
+    """The messages as inference would render them; the last one is the assistant's."""
 
     @field_validator("messages")
     @classmethod
@@ -44,7 +50,13 @@ class ChatExample(_Value):
 
 
 class PreferencePair(_Value):
-    """Two replies to one prompt; `chosen` is preferred over `rejected`."""
+    """Two replies to one prompt; `chosen` is preferred over `rejected`.
+
+    Example:
+        >>> prompt = (ChatMessage(role="user", content="What is 6 x 7?"),)
+        >>> PreferencePair(id="q1", prompt=prompt, chosen="Answer: 42", rejected="Answer: 36").kind
+        'pair'
+    """
 
     kind: Literal["pair"] = "pair"
     id: str
@@ -103,7 +115,7 @@ class TrainingSettings(_Value):
     micro_batch_size: int = Field(default=8, ge=1)
     """Rows per forward pass on one rank."""
     max_length: int = Field(default=512, ge=8)
-    """In tokens. Longer rows are left out, and counted in the report."""
+    """The longest row, in tokens. Longer ones are left out, and counted in the report."""
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     """The share of all steps in which the learning rate rises linearly to its peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -204,7 +216,7 @@ class TrainingJob(_Value):
     start: Checkpoint
     settings: TrainingSettings
     loss: PairwiseLoss | None = None
-    """For preference pairs. None: supervised fine-tuning."""
+    """The loss on preference pairs. None: supervised fine-tuning."""
     carries_optimizer: bool = False
     """Begin with the optimizer's state beside the start checkpoint."""
     keeps_optimizer: bool = False
@@ -233,7 +245,7 @@ class TrainingReport(_Value):
     """What a finished job did."""
 
     loss: float | None
-    """The mean over the last tenth of the steps."""
+    """The mean loss over the last tenth of the steps."""
     steps: int
     tokens: int
     """Tokens without padding, over all epochs and ranks."""
@@ -245,7 +257,25 @@ class TrainingReport(_Value):
 
 
 class Trainer(Protocol):
-    """Turns a job into a new checkpoint folder."""
+    """Turns a job into a new checkpoint folder.
+
+    Example, a trainer that learns nothing and so keeps the weights as they are:
+        >>> import shutil
+        >>> class Unchanged:
+        ...     async def train(
+        ...         self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]
+        ...     ) -> TrainingReport:
+        ...         unfinished = folder.with_name(f"{folder.name}.unfinished")
+        ...         shutil.copytree(job.start.path, unfinished)
+        ...         unfinished.rename(folder)  # complete or not at all
+        ...         return TrainingReport(loss=None, steps=0, tokens=0, seconds=0.0, rows_used=0, rows_too_long=0)
+        ...
+        ...     async def aclose(self) -> None:
+        ...         pass
+        >>> trainer: Trainer = Unchanged()
+
+    Give it to `open_run(..., trainer=trainer)`.
+    """
 
     async def train(self, job: TrainingJob, folder: Path, on_event: Callable[[Event], None]) -> TrainingReport:
         """Write the new checkpoint to `folder`, which must not exist yet. It appears complete or not at all.

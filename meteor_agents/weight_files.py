@@ -74,7 +74,7 @@ def record_written(folder: Path) -> None:
 
 
 def changed_since_written(folder: Path) -> str | None:
-    """Which file of a folder is not as its record says, and how; None when all are, or when there is no record.
+    """The file of a folder that differs from its record, and how; None when none differs, or when there is no record.
 
     Files that the record does not name are not looked at.
     """

@@ -42,7 +42,7 @@ class Parsed(NamedTuple):
     streamed: bool
     """They are the events of a stream, in order; otherwise there is one value."""
     ended: bool
-    """The body is whole as far as its form tells: one value, or a stream that ended with `[DONE]`."""
+    """Whether the body looks whole: one JSON value, or a stream that ended with `[DONE]`."""
 
 
 async def read_body(response: httpx.Response, most: int) -> Body:

@@ -162,7 +162,7 @@ def _is_thought(part: Mapping[str, Any]) -> bool:
 
 
 def _thoughts(value: Any) -> str:
-    """The thoughts in a field that holds them as text, as parts, or as something that is no thought at all."""
+    """The thoughts in a field that holds them as text or as parts; empty for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

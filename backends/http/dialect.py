@@ -30,9 +30,9 @@ class OptionalField:
     signs: tuple[str, ...]
     """Words of a refusal that mean this field, in lower case."""
     instead: str | None = None
-    """Its other name, where the refusal asks for that; None: the field is left out."""
+    """The field's other name, used where the refusal asks for it; None: the field is left out."""
     schema: bool = False
-    """It carries the JSON schema of the reply."""
+    """Whether the field carries the JSON schema of the reply."""
     recast: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     """Turns its value into an older form, where the refusal names that form."""
 

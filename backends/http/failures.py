@@ -29,7 +29,7 @@ class Reported:
 
     words: str
     codes: tuple[str, ...] = ()
-    """What the error calls itself: its code, type, status and reasons, as far as they are names."""
+    """The names that the error gives itself: its code, type, status and reasons."""
     status: int | None = None
     """The HTTP status that it names, whatever the reply's was."""
     headers: Mapping[str, str] = field(default_factory=dict)

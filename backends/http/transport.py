@@ -69,7 +69,7 @@ class Answer:
     reason: str
     """The phrase beside the status, such as `Bad Request`; may be empty."""
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """The reply's headers, with names in lower case."""
     content: bytes
     whole: bool
     """False: the body was longer than the bound, and only its beginning was read."""

@@ -25,9 +25,9 @@ class Member:
     server: SGLangServer
     chat: OpenAICompatibleModel
     timeout_s: float = 120
-    """For one call."""
+    """The time limit of one call."""
     in_flight: int = 0
-    """Our calls that it has not answered yet."""
+    """How many of our calls it has not answered yet."""
     others: int = 0
     """Requests of other programs that waited there when its queue was last looked at."""
     failures: int = 0
@@ -35,7 +35,7 @@ class Member:
     out: bool = False
     """Left out until it answers again."""
     merges_system: bool = False
-    """Its chat template is known to refuse a system message."""
+    """Whether its chat template is known to refuse a system message."""
 
     @property
     def work(self) -> int:

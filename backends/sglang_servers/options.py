@@ -37,7 +37,7 @@ class LaunchOptions(Options):
     environment: dict[str, str] = Field(default_factory=dict)
     """More environment variables for the server, for example CUDA_VISIBLE_DEVICES."""
     port: int | None = Field(default=None, ge=1, le=65535)
-    """None: a free one."""
+    """The port to listen on; None: a free one."""
     ready_timeout_s: float = Field(default=900, gt=0)
     """Seconds from its start to its first token."""
     restarts: int = Field(default=5, ge=0)

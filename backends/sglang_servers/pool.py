@@ -138,7 +138,7 @@ class Pool:
             await asyncio.wait(self.looks)
 
     def _least_loaded(self, tried: Sequence[Member]) -> Member | None:
-        """Among equals the next one in turn, so that a first burst is spread."""
+        """The member with the least work, or None if all were tried. Equals take turns, so that a first burst is spread."""
         candidates = [member for member in self.answering() if member not in tried]
         if not candidates:
             return None

@@ -25,17 +25,17 @@ class Patience:
     """How long servers are waited for, in seconds."""
 
     short_s: float = 5.0
-    """For an answer that needs no computing."""
+    """Time limit of an answer that needs no computing."""
     token_s: float = 60.0
-    """For one token, after whatever the server has to do before it."""
+    """Time limit of one token, including whatever the server has to do before it."""
     weights_s: float = 1800.0
-    """For reading a large model from a slow disk."""
+    """Time limit of loading weights: enough for a large model on a slow disk."""
     first_pause_s: float = 1.0
-    """Before a server that crashed is started again, or one that is left out is tried again. It doubles each time."""
+    """The pause before a crashed server is started again, or one left out is tried again. It doubles each time."""
     longest_pause_s: float = 60.0
     """The longest of those pauses."""
     grace_s: float = 10.0
-    """From asking a process to end (SIGTERM) to killing it."""
+    """How long a process has to end after SIGTERM before it is killed."""
     steady_s: float = 600.0
     """A server that has run for this long is not in a crash loop."""
 

@@ -51,7 +51,7 @@ class TrainingProcesses:
 
     @classmethod
     async def start(cls, python: str, hosts: dict[str, int], folder: Path) -> TrainingProcesses:
-        """Start so many ranks on each host with that Python. What they print goes to `folder`/trainer.log."""
+        """Start the given number of ranks on each host with that Python. What they print goes to `folder`/trainer.log."""
         orders = await asyncio.to_thread(_empty_orders, folder)
         first, *others = hosts
         environment = _environment(hosts[first], alone=not others)
@@ -79,7 +79,7 @@ class TrainingProcesses:
             file.write(json.dumps({"order": str(work.path)}) + "\n")
 
     async def exited(self, within_s: float) -> bool:
-        """Whether a launcher has ended or ends within so many seconds."""
+        """Whether a launcher has ended or ends within `within_s` seconds."""
         waits = [asyncio.ensure_future(launcher.wait()) for launcher in self._launchers]
         try:
             done, _ = await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)

@@ -21,7 +21,7 @@ from meteor_agents.events import Event, TrainingNote, TrainingProgress
 from meteor_agents.training import TrainingJob, TrainingReport
 
 POLL_S = 0.05
-"""Between two looks at the progress file."""
+"""How often the progress file is read."""
 LOG_LINES = 15
 """How much of the log a `TrainingError` quotes."""
 TRIES = 2

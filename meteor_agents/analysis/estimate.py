@@ -106,7 +106,7 @@ class RehearsedPipeline:
             self.run.student = given.lineage.get(REFINE, entered)
 
     async def self_train(self) -> None:
-        """Stage 3's turns."""
+        """Rehearse the turns of stage 3."""
         stage, given = self._settings.self_train, self._given
         for turn in range(1, stage.turns + 1):
             name = stage_of(turn)
@@ -130,7 +130,11 @@ class RehearsedPipeline:
         await rehearse()
 
     async def _updates(self, number: int) -> None:
+<<<<<<< HEAD
         """`number` updates: the gate asks the current student, then each candidate."""
+=======
+        """Rehearse this many updates: the gate asks the student in force, then each candidate."""
+>>>>>>> h/docstr
         if not number:
             return
         run, gate, sampling = self.run, self._given.questions.gate, greedy(self._settings)

@@ -10,7 +10,7 @@ from meteor_agents.analysis.figures import Estimate, RoleEstimate
 from meteor_agents.store.records import Records
 
 FORECAST = "forecast"
-"""Its name in the store."""
+"""The name under which the store keeps the forecast."""
 
 
 class Forecast(BaseModel):

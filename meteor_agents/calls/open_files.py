@@ -1,4 +1,4 @@
-"""How many files, and so connections, this process may have open. Running out of them is no fault of a server's."""
+"""How many files, and so connections, this process may have open. Running out of them is not a server's fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUT = tuple(map(os.strerror, (errno.EMFILE, errno.ENFILE)))
 
 
 def raise_open_files() -> int:
-    """Raise the soft limit on open files as far as the system lets us. Returns the limit, at most `ENOUGH`."""
+    """Raise the soft limit on open files as far as the system allows. Returns the limit, at most `ENOUGH`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = ENOUGH if hard == resource.RLIM_INFINITY else min(hard, ENOUGH)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -60,7 +60,7 @@ class NearDuplicatesBySet(Message):
     of: str
     """A hash of all the questions that were compared."""
     sets: dict[str, NearDuplicates]
-    """By the held-out set's name."""
+    """Name of a held-out set -> its near-duplicates."""
 
 
 def repeated_questions(train: Iterable[Question], heldout: Sequence[Question]) -> list[Question]:

@@ -25,7 +25,7 @@ class Preference(NamedTuple):
     share: float
     """The `with_` reply's share: 1 if both orders prefer it, 0 if both prefer the other one, else one half."""
     flipped: bool
-    """The two orders disagree."""
+    """Whether the two orders disagree."""
 
 
 class PairComparison(NamedTuple):

@@ -40,9 +40,9 @@ class GradedReply(Message):
     scores: dict[str, float] | None = None
     """The five criteria, 1 to 10, averaged over the judges that could be read; None if none could."""
     by_judge: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """With several judges: the scores of each."""
+    """Judge -> its scores, where there are several judges."""
     verified: bool = False
-    """There are scores, and `status` comes from a verifier."""
+    """Whether judges gave scores and `status` still comes from a verifier."""
     unread: int = 0
     """Number of model judges whose reply held no readable scores."""
 

@@ -19,16 +19,16 @@ from meteor_agents.safe_text import clean, parse_json
 from meteor_agents.thoughts import split_thoughts
 
 MOST_OBJECTS = 50
-"""A reply with more objects than this is no verdict."""
+"""A reply with more objects than this does not count as a verdict."""
 
 
 class Stated(NamedTuple):
     """What a reply states."""
 
     objects: tuple[dict[str, Any], ...]
-    """Its objects, with keys in small letters; without those that only repeat what the judge had to read."""
+    """The objects in the reply, with keys in lower case, without those that only repeat what the judge had to read."""
     alone: bool
-    """The reply is one object and nothing else, but for thoughts and a code fence."""
+    """Whether the reply is one object and nothing else, apart from thoughts and a code fence."""
 
 
 def stated_objects(text: str, quoted: Iterable[str] = ()) -> Stated | None:

@@ -41,7 +41,7 @@ class JudgeReply(NamedTuple):
     """Empty when the reply is not complete: nothing is read from a part of one."""
     model: str
     quoted: tuple[str, ...]
-    """The texts that the judge was asked about. What it only repeats from them is no finding of its own."""
+    """The texts that the judge was asked about. What it only repeats from them does not count as its finding."""
     ending: FinishReason
 
 

@@ -75,7 +75,7 @@ def split_answer(text: str) -> AnswerParts:
 class _Block(NamedTuple):
     start: int
     content: str
-    """Without the fences and the language's name."""
+    """The text inside the fences, without the language's name."""
 
 
 def _fenced_blocks(text: str) -> list[_Block]:
@@ -143,7 +143,7 @@ def parse_scores(text: str, quoted: Collection[str] = ()) -> dict[str, float] | 
 
 
 def parse_comparison(text: str, quoted: Collection[str] = ()) -> dict[str, str] | None:
-    """For each criterion "A", "B" or "tie"; None when one is missing or something else, or two objects differ."""
+    """Criterion -> "A", "B" or "tie". None when a criterion is missing or has another value, or when two objects differ."""
     return _agreed([_winners(content) for content in _graded(text, quoted)])
 
 

@@ -40,13 +40,13 @@ class Contents(NamedTuple):
     """A student's label -> what the page calls it."""
     heldout: list[HeldOutFindings]
     replies: dict[str, Replies]
-    """By held-out set."""
+    """Held-out set -> its replies."""
     overlaps: NearDuplicatesBySet | None
     """Held-out questions that nearly repeat a training question, if the run looked for them."""
     spent: dict[str, Spent]
-    """By role."""
+    """Role -> what it has used."""
     over_time: dict[str, Curve]
-    """By role."""
+    """Role -> what it used over time."""
     began: float | None
     """Unix time of the run's first stored call or trace; None before there is one."""
     ended: float | None

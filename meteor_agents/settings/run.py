@@ -48,7 +48,14 @@ class BudgetSettings(Section):
 
 
 class Settings(Section):
-    """A whole run, as its settings file describes it."""
+    """A whole run, as its settings file describes it. `meteor_agents.load_settings` makes one.
+
+    Example:
+        >>> from meteor_agents import load_settings
+        >>> settings = load_settings("quickstart", {"training.epochs": 1})
+        >>> settings.name, settings.training.epochs
+        ('quickstart', 1)
+    """
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.-]+$")
     """The run's name, and that of its folder in `runs/`: letters, digits, `_`, `-` and `.`."""

@@ -109,7 +109,7 @@ class RefineSettings(LossSettings):
 
 
 class SelfTrainSettings(LossSettings):
-    """Stage 3: the student learns to prefer its own replies of a stronger decoding to those of a weaker one."""
+    """Stage 3: the student learns to prefer its own replies from a stronger decoding to those from a weaker one."""
 
     profile: Literal["paper", "best"] | None = None
     """A named set of values for this section: `paper`, as published, or `best`, with verified pairs and DPO. Keys that are

@@ -131,7 +131,11 @@ class CallRecords(Reader):
     def spending(self, steps: int) -> tuple[float, list[SpendingStep]]:
         """Seconds in one step, and what each role used in each step, by role and time.
 
+<<<<<<< HEAD
         The time between the first call and the last is cut into `steps` equal parts; the last call alone may be in one more.
+=======
+        The time between the first call and the last is cut into `steps` steps; the last call alone may be in one more.
+>>>>>>> h/docstr
         """
         ((first, last),) = self.read("SELECT min(created), max(created) FROM calls")
         if first is None:
@@ -145,7 +149,7 @@ class CallRecords(Reader):
         return width, [SpendingStep(*row) for row in rows]
 
     def counters(self) -> list[tuple[str, str, int]]:
-        """(role, name, value) of everything that is counted and is no row: `Counter` has the names."""
+        """(role, name, value) of every counter; `Counter` has the names."""
         return [(role, name, value) for role, name, value in self.read("SELECT role, name, value FROM counters")]
 
 

@@ -34,7 +34,7 @@ _QUESTION: TypeAdapter[Question] = TypeAdapter(Question)
 
 
 class Counter(StrEnum):
-    """What is counted by role and is no row of its own. `meteor status --json` shows the first five by these names."""
+    """Counts that are kept for each role. `meteor status --json` shows the first five by these names."""
 
     REUSED = "reused"
     RETRIED = "retried"

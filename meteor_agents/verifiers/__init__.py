@@ -22,7 +22,24 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Finds whether an answer is correct, without a model."""
+    """Finds whether an answer is correct, without a model.
+
+    Example:
+        >>> from meteor_agents import Status
+        >>> class Brief:
+        ...     name = "brief"
+        ...
+        ...     def verify(self, question: Question, answer: str) -> Verdict:
+        ...         status = Status.CORRECT if len(answer.split()) <= 20 else Status.INCORRECT
+        ...         return Verdict(status=status, explanation="At most 20 words.", model="verifier:brief")
+        ...
+        ...     def close(self) -> None:
+        ...         pass
+        >>> isinstance(Brief(), Verifier)
+        True
+        >>> Brief().verify(Question(id="q", question="Why?"), "Because.").status.value
+        'correct'
+    """
 
     @property
     def name(self) -> str:
@@ -38,7 +55,7 @@ class Verifier(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the verifier holds. `verify` is not called after it."""
+        """Release what the verifier holds. `verify` is not called after it."""
         ...
 
 

@@ -25,7 +25,7 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.messages import Question
 
 Phase = Callable[[str], None]
-"""Tells the parent what is done next. The time limit starts anew."""
+"""Tells the parent which phase begins. The time limit starts again."""
 
 
 class Served(Protocol):

@@ -16,7 +16,7 @@ class ChoiceOptions(BaseModel):
 
 
 class ChoiceVerifier:
-    """Compares letters of a multiple choice. The article in `a dog` and the pronoun in `I think` are no letters."""
+    """Compares letters of a multiple choice. The article in `a dog` and the pronoun in `I think` do not count as letters."""
 
     name = "choice"
 

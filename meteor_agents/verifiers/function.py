@@ -71,7 +71,7 @@ class FunctionVerifier:
                 return undecided(self.name, f"{self.name} must return a bool, a str or a Verdict, not {returned}.")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to release."""
 
 
 class IsolatedFunction:

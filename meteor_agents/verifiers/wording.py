@@ -70,7 +70,7 @@ def announced(text: str) -> tuple[int | None, bool]:
     """Where the last announced answer of a text begins (None: nowhere), and whether one is announced as wrong.
 
     >>> announced("The answer is 5")
-    (13, False)
+    (14, False)
     >>> announced("I do not think the answer is 5")
     (None, True)
     """

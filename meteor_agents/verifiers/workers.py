@@ -19,7 +19,7 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.messages import Question
 
 OPENING_S = 120.0
-"""For a child to start and to open what it serves: to import the user's module, for example."""
+"""The time limit for a child to start and open what it serves, for example to import the user's module."""
 GRACE_S = 0.3
 """How much longer than its time limit a check may take before its process is killed."""
 ORPHAN_S = 5.0
@@ -46,9 +46,9 @@ class Ended:
     """A check that gave no reply: its child is gone."""
 
     phase: str
-    """The last one that the child told; empty if it told none."""
+    """The last phase that the child reported; empty if it reported none."""
     reason: str
-    """Such as "the process of the check ended with exit code 3"."""
+    """Why there is no reply, such as "the process of the check ended with exit code 3"."""
     late: bool = False
     """Whether it was killed at its time limit."""
     exhausted: bool = False
@@ -180,7 +180,7 @@ class Worker:
             return Ended(phase, f"the process of the check ended with {self._ending()}")
 
     def kill(self) -> None:
-        """Ends the child and what it started. Another thread than the one that asks may do it, and twice."""
+        """End the child and what it started. Any thread may call this, also more than once."""
         self.killed = True
         if self._process.returncode is None:
             with suppress(OSError):

@@ -9,7 +9,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 SPARE_COLUMNS = 64
-"""Room for this many further tokens in a buffer that is laid out anew."""
+"""How many further tokens a buffer has room for when it is allocated again."""
 
 
 def empty_cache() -> Any:

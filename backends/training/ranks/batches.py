@@ -16,7 +16,7 @@ from meteor_agents.backends.training.ranks.encoding import EncodedRow
 from meteor_agents.training import TrainingSettings
 
 WINDOW_BATCHES = 8
-"""Rows are sorted by length within shuffled windows of so many batches: little padding, and a new order each epoch."""
+"""Rows are sorted by length within shuffled windows of this many batches: little padding, and a new order each epoch."""
 LENGTH_STEP = 16
 """Lengths of rows are rounded up to a multiple of this: each new matrix size costs a compilation and fragments memory."""
 LOGITS_STEP = 64
@@ -36,7 +36,7 @@ class BatchPlan:
 
     @classmethod
     def of(cls, rows: int, settings: TrainingSettings, ranks: int) -> BatchPlan:
-        """The plan for so many rows, as even as it goes; a batch is never larger than the rows there are."""
+        """The plan for `rows` rows, with batches as even as possible. A batch never has more rows than there are."""
         batch = min(settings.batch_size, rows)
         accumulation = ceil(batch / (settings.micro_batch_size * ranks))
         return cls(

@@ -45,7 +45,7 @@ class SupervisedLogits(nn.Module):
 
 
 SHORT = 256
-"""Up to so many tokens a row, a CPU is faster without the fused attention, whose backward pass is slow there."""
+"""With rows of at most this many tokens, a CPU is faster without fused attention, whose backward pass is slow there."""
 
 
 def load_model(job: TrainingJob, rank: Rank, longest: int) -> SupervisedLogits:

@@ -35,7 +35,7 @@ class PairLoss(NamedTuple):
 def pair_loss(
     engine: Any, rows: Sequence[EncodedRow], loss: PairwiseLoss, divergence: float, pairs: int, device: torch.device
 ) -> PairLoss:
-    """The loss of these rows, as their part of a batch of so many `pairs`. `divergence` is KTO's z0 (`divergence_of`)."""
+    """The loss of these rows, as their part of a batch of `pairs` pairs. `divergence` is KTO's z0 (`divergence_of`)."""
     sides = [row.sequences[side] for side in (CHOSEN, REJECTED) for row in rows]
     weights = [_weights(row, side, loss) for side in (CHOSEN, REJECTED) for row in rows]
     references = [row.reference[side] if row.reference else 0.0 for side in (CHOSEN, REJECTED) for row in rows]

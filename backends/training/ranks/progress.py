@@ -33,7 +33,7 @@ class Step(NamedTuple):
     """For preference pairs: mean per-token log-likelihood of the chosen replies less that of the rejected ones."""
     seconds: float
     rate: float
-    """The learning rate."""
+    """The learning rate of the step."""
 
 
 class Clock:

@@ -48,7 +48,7 @@ class Rank:
 
     @property
     def dtype_name(self) -> str:
-        """For example `bfloat16`."""
+        """The name of the type that the model computes in, for example `bfloat16`."""
         return str(self.dtype).removeprefix("torch.")
 
 

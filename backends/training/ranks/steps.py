@@ -80,7 +80,7 @@ def _micro_loss(
 ) -> tuple[Tensor, Tensor]:
     """This micro-batch's part of the batch's loss and of its margin; the parts of a batch add up to the whole.
 
-    With `packed`, supervised examples are packed into rows of at most so many tokens.
+    With `packed`, supervised examples are packed into rows of at most that many tokens.
     """
     none = torch.zeros((), device=rank.device)
     if not rows:  # every rank makes the same number of passes: this one counts nothing

@@ -26,7 +26,7 @@ PIPE_VARIABLE = "METEOR_TRAINER_PIPE"
 """An environment variable of the first machine's ranks: their standard input is a pipe that the trainer holds open for as
 long as it lives."""
 POLL_S = 0.02
-"""Between two looks of rank 0 at the orders; it tells the other ranks."""
+"""How often rank 0 looks for orders. It passes them on to the other ranks."""
 FOR_EVER = timedelta(days=365)
 """Time-out of a wait for orders: ranks without work are not stuck."""
 

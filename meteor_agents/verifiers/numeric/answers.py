@@ -48,7 +48,7 @@ NOT_OVER = re.compile(
 WORDS_AFTER = re.compile(r"(?:[ -][^\W\d_]+){0,5} ?(?:\([^()]{0,300}\))? ?[.!,;:…\s\"')]*")
 LAST_POINT = re.compile(r"(?<!\.)\.$")
 FACTORIAL = re.compile(r"\d!$")
-"""In a reference; in a reply it is an exclamation."""
+"""A factorial, which is looked for in a reference only; in a reply it is an exclamation."""
 IN_FORMULA = re.compile(r"(?:[+*/^]|(?:\b\w|[)\]}]) ?[-–]) ?$")
 """What before a number makes it a part of something else, as in `x^2 + 1`."""
 DENIED = re.compile(
@@ -65,7 +65,7 @@ REASON = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """How the numbers of a question are written, as far as its reference shows."""
+    """How the numbers of a question are written, judging by its reference."""
 
     comma: bool = False
     """Whether a lone comma before three digits is a decimal comma."""
@@ -184,7 +184,7 @@ def leading_value(text: str, notation: Notation) -> Value | None:
 
 
 def told_value(sentences: list[str], notation: Notation) -> Value | None:
-    """The only value that sentences mention; or of several the one that the last sentence leads to with `is` or `=`."""
+    """The only value that the sentences mention; of several, the one that the last sentence gives after `is` or `=`."""
     values: dict[str, Value] = {}
     mentions = (value for sentence in sentences for value in mentioned(sentence, notation))
     for count, value in enumerate(mentions):

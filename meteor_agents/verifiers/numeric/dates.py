@@ -44,7 +44,7 @@ class When:
     month: int | None = None
     day: int | None = None
     seconds: int | None = None
-    """Since midnight."""
+    """Seconds since midnight."""
     zone: str = ""
     ambiguous: bool = False
     """Whether day and month may be the other way round, as in 05/01/2024."""

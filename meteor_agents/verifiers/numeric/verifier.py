@@ -39,7 +39,7 @@ class NumericVerifier:
         self.shown_decimals_agree = "tolerance" not in options.model_fields_set
 
     def verify(self, question: Question, answer: str) -> Verdict:
-        """Correct if answer and reference have the same value; undecided if the reference has not one value."""
+        """Correct if answer and reference have the same value; undecided if the reference has no value, or more than one."""
         if question.reference is None:
             return without_reference(self.name, question)
         notation = Notation.of(question.reference)

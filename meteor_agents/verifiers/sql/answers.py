@@ -9,7 +9,7 @@ from meteor_agents.verifiers.sql.text import tokens
 MAX_ANSWER = 100_000
 """Characters. Nothing is looked for in a longer answer."""
 MAX_SQL = 20_000
-"""Characters of one query."""
+"""The most characters that a query may have."""
 
 FENCE = re.compile(
     r"```[ \t]*((?!select\b|with\b)(?:sql(?:ite3?)?\b|[\w+-]+(?=[ \t]*\n)))?[ \t]*\n?(.*?)(?:```|\Z)",
@@ -111,7 +111,7 @@ def readings(text: str, wrapped: str = "") -> list[str]:
 
 
 def unwrapped(query: str) -> str:
-    """Without what closes bold, inline code or quotes that were opened before the query."""
+    """The query without the marks that close bold, inline code or quotes opened before it."""
     query = query.strip().rstrip("*").rstrip()
     for mark in ("`", '"'):
         if query.count(mark) % 2:

@@ -1,4 +1,4 @@
-"""Whether the rows of a query are those that were expected: by value, and in order as far as the reference decides it."""
+"""Whether the rows of a query are the expected ones: the same values, in the same order where the reference fixes one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXACT_BELOW = 2.0**53
 RELATIVE = 1e-12
 """How far other floats may be apart: what adding up in another order changes."""
 ZERO = 1e-12
-"""What counts as zero beside a zero, for sums that cancel."""
+"""A number up to this size equals 0, since sums that cancel leave a remainder."""
 RANKED_ROWS = 10_000
 """Rows that are looked at to find which of them ORDER BY leaves in any order."""
 

@@ -41,7 +41,7 @@ TOO_MUCH_MEMORY = "The query needs too much memory"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a query gave."""
+    """The rows that a query gave, and what it read."""
 
     columns: int
     rows: list[Row]
@@ -64,7 +64,7 @@ class Failure:
 
     @property
     def unreadable(self) -> bool:
-        """Whether the text is no query at all, as far as SQLite can tell."""
+        """Whether SQLite finds no query in the text."""
         return self.reason.startswith(('near "', "incomplete input", "unrecognized token", "The answer must be one"))
 
 
@@ -121,7 +121,7 @@ class SqlDatabase:
         return Result(columns, rows, frozenset(self._reads))
 
     def close(self) -> None:
-        """Forgets the data."""
+        """Close the connection and free the data."""
         self._connection.close()
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:

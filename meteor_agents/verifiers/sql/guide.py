@@ -127,7 +127,7 @@ def wrong_columns(given: Result, expected: Result) -> list[str]:
 
 
 def wrong_values(sql: str, reference: str) -> list[str]:
-    """Values and comparison signs of the answer that the reference has not."""
+    """Hints on values and comparison signs of the answer that the reference does not have."""
     given, expected = list(tokens(sql)), list(tokens(reference))
     known = {token.text for token in expected}
     strange = [token for token in given if token.kind in ("text", "number") and token.text not in known]
@@ -146,7 +146,7 @@ def signs(parts: Iterable[Token]) -> set[str]:
 
 
 def operations(sql: str) -> list[str]:
-    """Those of `OPERATIONS` that a query uses, wherever in it."""
+    """The members of `OPERATIONS` that occur anywhere in a query."""
     words = f" {' '.join(token.text for token in tokens(sql) if token.kind == 'word')} "
     return [operation for operation in OPERATIONS if f" {operation} " in words]
 

@@ -29,7 +29,7 @@ class Token(NamedTuple):
     kind: str
     """`text`, `quoted`, `word`, `number` or `sign`."""
     text: str
-    """As written; a word in upper case."""
+    """The text as written, but words in upper case."""
     depth: int
     """How many brackets are open around it."""
     start: int
