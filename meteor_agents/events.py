@@ -112,11 +112,7 @@ class RoleProgress:
 
 @dataclass(frozen=True, slots=True)
 class Progressed(Event):
-<<<<<<< HEAD
     """The state of the stage, once a second, for any number of calls."""
-=======
-    """The state of the stage, sent once a second, however many calls there are."""
->>>>>>> h/docstr
 
     stage: str
     questions: int
@@ -126,15 +122,9 @@ class Progressed(Event):
     late: int
     """Questions that were put back in the queue."""
     seconds: float
-<<<<<<< HEAD
     """Seconds since the stage began in this session."""
     seconds_left: float | None
     """Estimated from the rate of the last minute; None if that is unknown."""
-=======
-    """The time since the stage began in this session."""
-    seconds_left: float | None
-    """The time left at the rate of the last minute; None when that is not known."""
->>>>>>> h/docstr
     roles: tuple[RoleProgress, ...]
 
 
@@ -159,11 +149,7 @@ class TrainingProgress(Event):
     learning_rate: float
     tokens_per_s: float
     seconds_left: float | None = None
-<<<<<<< HEAD
     """Estimated from the mean rate of the steps so far."""
-=======
-    """The time left at the mean rate of the steps so far."""
->>>>>>> h/docstr
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,7 @@ from typing import NamedTuple
 _STARTS = re.compile(r"\{\s*(?:\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|[“”][^“”\n]{0,200}[“”]|‘[^‘’\n]{0,200}’)\s*:")
 _PARTS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[{}]', re.DOTALL)
 _UNCLOSED = 2
-<<<<<<< HEAD
 """After this many objects that never close, no further one is tried: each costs a search to the end of the text."""
-=======
-"""The most unclosed objects that are tried, since each is read to the end of the text."""
->>>>>>> h/docstr
 _DEEPEST = 50
 
 

@@ -92,11 +92,7 @@ class FinishReason(StrEnum):
     FAILED = "failed"
     """The server gave up on the reply: an error or an abort after it had begun."""
     PAUSED = "paused"
-<<<<<<< HEAD
     """The model stopped to wait for something, such as a tool's result; the reply is not complete."""
-=======
-    """The model stopped to wait for something, such as a tool's result; the reply is not whole."""
->>>>>>> h/docstr
     UNKNOWN = "unknown"
     """The server gave a reason that is not known here. It does not count as complete."""
 

@@ -48,9 +48,5 @@ def is_said(name: object) -> bool:
 
 
 def stricter(first: FinishReason, second: FinishReason) -> FinishReason:
-<<<<<<< HEAD
     """The stricter of two reasons for one ending: the one that keeps the reply from being used. `UNKNOWN` says nothing."""
-=======
-    """Whichever of two reasons for one ending keeps the reply from being used; `second` has no say if it is `UNKNOWN`."""
->>>>>>> h/docstr
     return second if first is FinishReason.COMPLETE and second is not FinishReason.UNKNOWN else first

@@ -114,11 +114,7 @@ async def run_arm(session: Session, profile: str, seed: int) -> Arm:
 
 
 def rows(arms: Sequence[Arm]) -> list[Row]:
-<<<<<<< HEAD
     """One row for each held-out set and profile, in the order in which they were run."""
-=======
-    """The rows, sorted by held-out set and then by profile, in the order in which they were run."""
->>>>>>> h/docstr
     profiles = list(dict.fromkeys(arm.profile for arm in arms))
     sets = list(dict.fromkeys(name for arm in arms for name in arm.end))
     return [_row(name, heldout, [arm for arm in arms if arm.profile == name]) for heldout in sets for name in profiles]

@@ -130,11 +130,7 @@ class RehearsedPipeline:
         await rehearse()
 
     async def _updates(self, number: int) -> None:
-<<<<<<< HEAD
         """`number` updates: the gate asks the current student, then each candidate."""
-=======
-        """Rehearse this many updates: the gate asks the student in force, then each candidate."""
->>>>>>> h/docstr
         if not number:
             return
         run, gate, sampling = self.run, self._given.questions.gate, greedy(self._settings)

@@ -28,11 +28,7 @@ class HeldOutFindings(NamedTuple):
     metrics: dict[str, Metrics]
     """Student -> its metrics: the lineage in order, then the rivals."""
     evaluations: dict[str, EvaluationRecord]
-<<<<<<< HEAD
     """Student -> the stored evaluation behind its metrics."""
-=======
-    """Student -> the stored evaluation that its metrics come from."""
->>>>>>> h/docstr
     differences: Sequence[PairedDifference]
     pairwise: dict[str, WinShares]
     """Win shares of the last checkpoint, by the student that it was compared with."""

@@ -51,11 +51,7 @@ class Rehearsal:
     scale: float = 1.0
     """How many conversations the current one stands for."""
     likelihood: float = 1.0
-<<<<<<< HEAD
     """The probability that the current conversation gets this far."""
-=======
-    """How likely it is that the present conversation gets this far."""
->>>>>>> h/docstr
 
     def begin(self, scale: float) -> None:
         """Begin a conversation that stands for `scale` conversations."""

@@ -42,11 +42,7 @@ BUILTIN_PROMPTS = Path(str(files("meteor_agents.prompts")))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-<<<<<<< HEAD
     """What a command will do, and so what must be opened."""
-=======
-    """The work that a command is going to do: it decides what has to be opened."""
->>>>>>> h/docstr
 
     trains: bool = True
     self_trains: bool = True
@@ -54,11 +50,7 @@ class Plan:
     evaluates: bool = True
     """Held-out questions will be answered and graded, so models that only grade or only are graded are needed."""
     limit: int | None = None
-<<<<<<< HEAD
     """The most questions of each stage and held-out set."""
-=======
-    """The most questions taken in each stage and from each held-out set."""
->>>>>>> h/docstr
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +157,7 @@ class Opening:
 
 
 def open_templates(folder: Path | None) -> Templates:
-<<<<<<< HEAD
     """The built-in templates; a file in `folder` replaces the one of the same name."""
-=======
-    """The built-in templates, replaced by those in `folder` that have the same names."""
->>>>>>> h/docstr
     return Templates(BUILTIN_PROMPTS, folder)
 
 

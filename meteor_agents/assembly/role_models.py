@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """From settings to models: each role's model behind its budget, its limits and its server's circuit breaker."""
-=======
-"""Makes models from settings: each role's model behind its budget, its limits and the breaker of its server."""
->>>>>>> h/docstr
 
 from __future__ import annotations
 

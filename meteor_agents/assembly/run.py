@@ -34,14 +34,7 @@ from meteor_agents.verifiers.function import FunctionVerifier
 
 
 class RunView:
-<<<<<<< HEAD
     """The results of a run, read from its store, also while another process runs it."""
-=======
-    """The results of a run, read from its store, also while another process runs it. `read_run` opens one.
-
-    Every method raises `StoreError` when the store cannot be read.
-    """
->>>>>>> h/docstr
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -78,23 +71,7 @@ class RunView:
 
 
 class Run(RunView):
-<<<<<<< HEAD
     """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice."""
-=======
-    """One open run. Each stage resumes: what is done already is not done again, and no finished call is made twice.
-
-    `open_run` opens one. A stage raises `MeteorError` when it cannot go on; everything done until then is kept.
-
-    Example:
-        import meteor_agents as meteor
-
-        async with meteor.open_run("quickstart") as run:
-            await run.distill()
-            await run.finetune()
-            for round_ in run.rounds():
-                print(round_.stage, round_.round, round_.checkpoint, round_.promoted)
-    """
->>>>>>> h/docstr
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.store)
@@ -165,26 +142,7 @@ async def open_run(
     `config` is what `load_settings` takes, or its result. `judge` is a verifier, or a function of a question and an answer
     that returns whether the answer is right (or what is wrong with it). `models` replaces the model of a role, `trainer`
     the trainer. `trains` is false for conversations only; by default the student is trained where its backend allows it.
-<<<<<<< HEAD
     Raises `MeteorError` if something cannot be opened.
-=======
-    Raises `MeteorError` for what cannot be opened.
-
-    Example:
-        import asyncio
-
-        import meteor_agents as meteor
-
-        def brief(question: meteor.Question, answer: str) -> bool:
-            return len(answer.split()) <= 20
-
-        async def main() -> None:
-            async with meteor.open_run("quickstart", "runs/brief", judge=brief, trains=False) as run:
-                await run.refine()
-                print(len(list(run.traces("refine", outcome="accepted"))), "accepted")
-
-        asyncio.run(main())
->>>>>>> h/docstr
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
@@ -205,13 +163,7 @@ async def open_run(
 
 @contextmanager
 def read_run(folder: str | Path) -> Iterator[RunView]:
-<<<<<<< HEAD
     """Read a run without opening it for work. Raises `StoreError`, and `UsageError` for a folder without a run.
-=======
-    """Look at a run without opening it for work.
-
-    Raises `UsageError` for a folder that holds no run, and `StoreError` for one that cannot be read.
->>>>>>> h/docstr
 
     Example:
         import meteor_agents as meteor

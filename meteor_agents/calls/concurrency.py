@@ -9,11 +9,7 @@ from contextlib import suppress
 DECREASE = 0.7
 """What is left of the concurrency after the server has said that it is too much."""
 STEPS = 16
-<<<<<<< HEAD
 """Growing from 1 back to the ceiling takes about this many reply times."""
-=======
-"""Growing from 1 back to the ceiling takes about as long as this many replies, one after another."""
->>>>>>> h/docstr
 
 
 class AdaptiveLimit:

@@ -106,26 +106,18 @@ class RecordedModel:
         return call_key(self._role, self._identity, said, sampling, occasion.tries, occasion.again, self._options)
 
     def _stored(self, key: str, sampling: SamplingParams, occasion: Occasion) -> Completion | None:
-<<<<<<< HEAD
         """The stored reply to reuse, looked up on the event loop: by index that takes less time than a hop to a thread.
 
         A reply that the server broke off or paused is not reused. The call is made again, so that a question that failed
         because of it can succeed. The cost of the first call stays counted.
         """
-=======
-        """The stored reply, looked up on the event loop: a look-up by index costs less than handing it to a thread."""
->>>>>>> h/docstr
         older = self.also_reusable.get(occasion.stage, ())
         stored = self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
         return None if stored is None or stored.finish_reason in BROKEN_OFF else stored
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:
-<<<<<<< HEAD
         """Others who want the same reply wait until the body ends, however it ends."""
-=======
-        """Other calls that want the same reply wait until the body ends, also when it fails."""
->>>>>>> h/docstr
         ended = self._asking[same] = asyncio.Event()
         try:
             yield

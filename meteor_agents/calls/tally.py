@@ -26,15 +26,9 @@ from meteor_agents.events import (
 
 TICK_S = 1.0
 RATE_S = 10
-<<<<<<< HEAD
 """Calls per second are averaged over this many seconds."""
 MINUTE_S = 60
 """The time left is estimated from this many seconds; a slow model has no rate over fewer."""
-=======
-"""Calls per second are measured over this many last seconds."""
-MINUTE_S = 60
-"""The time left is judged by this many last seconds. Over fewer, a slow model has no rate."""
->>>>>>> h/docstr
 
 
 class Limited(Protocol):
@@ -202,11 +196,7 @@ def _ended(role: _Role, question_id: str) -> None:
 
 
 def _add(lately: deque[tuple[float, int]], now: float, count: int) -> None:
-<<<<<<< HEAD
     """Add a sample, and drop those that are no longer needed."""
-=======
-    """Add a sample, and drop those that are too old to be needed."""
->>>>>>> h/docstr
     lately.append((now, count))
     while len(lately) > 2 and lately[1][0] <= now - MINUTE_S:
         lately.popleft()
@@ -219,11 +209,7 @@ def _before(lately: deque[tuple[float, int]], over_s: float) -> tuple[float, int
 
 
 def _rate(lately: deque[tuple[float, int]], over_s: float) -> float:
-<<<<<<< HEAD
     """Calls per second over the last `over_s` seconds."""
-=======
-    """The count per second, over the last `over_s` seconds."""
->>>>>>> h/docstr
     last, count = lately[-1]
     first, before = _before(lately, over_s)
     return (count - before) / (last - first) if last > first else 0.0

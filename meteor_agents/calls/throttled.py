@@ -90,11 +90,7 @@ class Throttled:
         await self.inner.aclose()
 
     def _blamed(self, error: ModelError, generation: int) -> ModelError:
-<<<<<<< HEAD
         """Count the failure against the server, the role, or this process; the error to raise."""
-=======
-        """Count the failure against the role or the server that caused it, and return the error to raise."""
->>>>>>> h/docstr
         if ours := out_of_files(error):
             self.server.overfull_here(generation)
             return TransientModelError(f"{self.name}: {ours}")

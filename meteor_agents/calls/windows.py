@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Limits on the requests, or tokens, of any minute."""
-=======
-"""Limits on the number of requests, or tokens, in any minute."""
->>>>>>> h/docstr
 
 from __future__ import annotations
 
@@ -14,11 +10,7 @@ from dataclasses import dataclass
 from asyncio_throttle.throttler import Throttler
 
 POLL_S = 0.05
-<<<<<<< HEAD
 """How often the first call in line checks whether the window has room again."""
-=======
-"""How often the first in line checks whether the window has room again."""
->>>>>>> h/docstr
 
 
 class RequestWindow:
@@ -65,11 +57,7 @@ class TokenWindow:
         return self._head.locked()
 
     async def book(self, tokens: int) -> Booking:
-<<<<<<< HEAD
         """Wait until `tokens` fit the window, and take them."""
-=======
-        """Wait until this many tokens fit the window, and take them."""
->>>>>>> h/docstr
         async with self._head:
             while not self._has_room(tokens):  # noqa: ASYNC110 - what is awaited is time
                 await asyncio.sleep(min(POLL_S, self._window_s / 10))

@@ -36,11 +36,7 @@ class Cost:
 
     @classmethod
     def of(cls, usage: Usage, *, prompt_passes: float = 1, reply_passes: float = 1) -> Cost:
-<<<<<<< HEAD
         """The cost of one call. `prompt_passes` and `reply_passes`: how often each token was computed."""
-=======
-        """The cost of one call, given how many times each token of the prompt and of the reply was computed."""
->>>>>>> h/docstr
         given, said = usage.input_tokens, usage.output_tokens
         known = given is not None and said is not None
         return cls(1, given, said, prompt_passes * (given or 0) + reply_passes * (said or 0) if known else None)

@@ -26,11 +26,7 @@ CUT_SHORT = "cut at max_tokens"
 INCOMPLETE = "refused, filtered or broken off"
 EMPTY = "without a target"
 UNDISPUTED = "without a rejected try"
-<<<<<<< HEAD
 """Reasons why a trace gives no rows, worded to follow "12 traces"."""
-=======
-"""Reasons why a trace gives no rows; each follows "N traces"."""
->>>>>>> h/docstr
 
 
 class TrainingRows(NamedTuple):

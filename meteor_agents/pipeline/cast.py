@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """From settings to agents: the one place where a run's student, teacher, judge, panel and rivals are created.
-=======
-"""Makes agents from settings: the one place where a run's student, teacher, judge, panel and rivals are put together.
->>>>>>> h/docstr
 
 A run, an estimate and a replay differ only in the speaker behind each agent: a recorded model, an imagined one, or the
 run's own stored replies.

@@ -97,11 +97,7 @@ class Session:
         await self.store.set_meta("lineage", {k: v.model_dump(mode="json") for k, v in self.lineage.items()})
 
     def note(self, sentence: str) -> None:
-<<<<<<< HEAD
         """Send a sentence to the observers."""
-=======
-        """Pass a sentence for people to the run's observers."""
->>>>>>> h/docstr
         self.observer.on_event(Note(sentence))
 
 

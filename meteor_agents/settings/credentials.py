@@ -22,11 +22,7 @@ _SECRET_PARAMETER = re.compile(r"key|token|secret|passw|auth|sig", re.IGNORECASE
 
 
 def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-<<<<<<< HEAD
     """A backend's or a verifier's options with `HIDDEN` instead of every value that may be a secret, at every depth.
-=======
-    """A backend's or a verifier's options, with `HIDDEN` instead of anything that may be a secret, at every depth.
->>>>>>> h/docstr
 
     Hidden are all values of headers and environments, values whose name looks like a credential's, and what follows a flag
     such as `--api-key`. Names of environment variables (`api_key_env`, `headers_env`) stay: they are no secret.

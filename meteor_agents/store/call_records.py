@@ -131,11 +131,7 @@ class CallRecords(Reader):
     def spending(self, steps: int) -> tuple[float, list[SpendingStep]]:
         """Seconds in one step, and what each role used in each step, by role and time.
 
-<<<<<<< HEAD
         The time between the first call and the last is cut into `steps` equal parts; the last call alone may be in one more.
-=======
-        The time between the first call and the last is cut into `steps` steps; the last call alone may be in one more.
->>>>>>> h/docstr
         """
         ((first, last),) = self.read("SELECT min(created), max(created) FROM calls")
         if first is None:

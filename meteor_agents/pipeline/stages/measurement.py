@@ -85,11 +85,7 @@ class Measurement:
         yield from ((rival.name, rival.version) for rival in self._rivals)
 
     def _results(self, version: str, heldout: str) -> dict[str, GradedReply]:
-<<<<<<< HEAD:meteor_agents/pipeline/stages/measurement.py
         """Question id -> stored result, in the questions' order, without questions that were edited since."""
-=======
-        """Question id -> its graded reply, in the questions' order, without questions that were edited since."""
->>>>>>> h/docstr:meteor_agents/pipeline/measurement.py
         stored = self._store.scores(version, heldout, self._recipe)
         questions = self._session.questions.heldout[heldout]
         results = {q.id: read_graded_reply(stored[q.id], q.id) for q in questions if q.id in stored}

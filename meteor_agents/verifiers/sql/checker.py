@@ -163,11 +163,7 @@ def remembered(memory: OrderedDict[str, T], key: str, make: Callable[[], T]) -> 
 
 
 def limit_memory(more: int) -> None:
-<<<<<<< HEAD
     """Let this process take `more` bytes beyond its present memory, on systems that report it."""
-=======
-    """Let this process take at most `more` bytes beyond what it has now, on systems that report how much that is."""
->>>>>>> h/docstr
     import resource
 
     held = Path("/proc/self/statm")
