@@ -140,12 +140,13 @@ async def converse(
     """Hold the conversations that `window` admits until the questions run out.
 
     A `ModelError` makes a failed trace and the run goes on, but a question whose model was late is first put back in line
-    (`late` hears of it). `NoCallSucceeds`, a failing sink and everything unexpected cancel the other conversations and
-    are raised. Raises `Interrupted` when `drain` was requested, `BudgetReached` when the budget was and `ServerDown` when
-    a server was given up, all after the conversations in flight have ended.
+    (`late` hears of it). A failing sink and everything unexpected cancel the other conversations and are raised. Raises
+    `Interrupted` when `drain` was requested, `BudgetReached` when the budget was, `ServerDown` when a server was given up
+    and `NoCallSucceeds` when there is no credit or no valid key, all after the conversations in flight have ended: their
+    replies are paid for.
     """
     owed = Owed(questions)
-    stopped: list[BudgetReached | ServerDown] = []
+    stopped: list[BudgetReached | ServerDown | NoCallSucceeds] = []
 
     async def worker() -> None:
         while True:
@@ -166,11 +167,9 @@ async def converse(
         """The trace; None when the question is still owed."""
         try:
             return await conversation(question)
-        except (BudgetReached, ServerDown) as reached:
+        except (BudgetReached, ServerDown, NoCallSucceeds) as reached:
             stopped.append(reached)
             return None
-        except NoCallSucceeds:
-            raise
         except ModelError as error:
             if isinstance(error, TransientModelError) and error.late and owed.put_back(question):
                 late(question, error)

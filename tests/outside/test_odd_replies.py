@@ -30,7 +30,7 @@ HALF = "\\ud83d"
 def test_text_that_utf_8_or_int_cannot_hold_ends_no_run_and_a_failed_question_heals(
     tmp_path: Path, answers: dict[str, tuple[int, bytes]], outcome: Outcome
 ) -> None:
-    with OddServer(answers).running() as server:
+    with OddServer(dict(answers)).running() as server:
         project = Project(tmp_path, server, fail_on=1)
         said = project.refine(code=1 if outcome is Outcome.FAILED else 0)  # 1: all questions failed
         traces = project.traces()
@@ -39,12 +39,12 @@ def test_text_that_utf_8_or_int_cannot_hold_ends_no_run_and_a_failed_question_he
         assert "\x1b[2J" not in said
         for command in ("status", "traces"):
             assert "\x1b[2J" not in project.meteor(command, "runs/odd")
+        paid = server.asked["student"]
         server.answers.clear()
-        if all(status != 200 for status, _ in answers.values()):
-            project.refine()
-            assert {trace.outcome for trace in project.traces()} == {Outcome.ACCEPTED}
-        else:
-            project.refine(code=(0, 1))  # a complete reply is not bought again
+        project.refine()
+        assert {trace.outcome for trace in project.traces()} == {Outcome.ACCEPTED}
+        assert server.asked["student"] == paid + (3 if "student" in answers and outcome is Outcome.FAILED else 0)
+        project.meteor("replay", "runs/odd")  # exits 1 where anything differs
 
 
 @pytest.mark.parametrize("finish", ["content_filter", "SAFETY", "error", "abort", "refusal", "model_length", "a new one"])
