@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -145,6 +145,8 @@ class Completion:
     """Seconds for which the server's headers ask for no further call, since its allowance is used up. Not stored."""
     reasoning: str = ""
     """What a reasoning model thought before it replied, where its server returns that. It is not part of the reply."""
+    reused: bool = field(default=False, compare=False)
+    """Whether the reply comes from the run's store, so that no call was made for it just now. Not stored."""
 
 
 class ChatModel(Protocol):

@@ -146,7 +146,8 @@ class Replay:
             for id_, question in self._heldout.get(heldout, {}).items():
                 if all(id_ in scores for scores in ends):
                     without, with_ = (read_graded_reply(scores[id_], id_).attempt for scores in ends)
-                    found.append(await compare(question, self._cast.panel.judges, without, with_))
+                    if without.ending.complete and with_.ending.complete:
+                        found.append(await compare(question, self._cast.panel.judges, without, with_))
         except ModelError as error:
             return Held(stage, id_, str(error))
         shares = summarise_comparisons(found).model_dump(mode="json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from meteor_agents.analysis.trace_differences import changed, first_difference
 from meteor_agents.calls.keys import call_key
@@ -39,7 +40,7 @@ class ReplayedSpeaker:
         stored = self._records.find_call(key, weights, sampling.max_tokens)
         if stored is None:
             raise UnrecordedCallError(self._why_not(messages, sampling, occasion))
-        return stored
+        return replace(stored, reused=True)
 
     def _why_not(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
         where = f"question {occasion.question_id!r}, {occasion.stage}, try {occasion.tries}"

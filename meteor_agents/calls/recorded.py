@@ -113,7 +113,7 @@ class RecordedModel:
         """
         older = self.also_reusable.get(occasion.stage, ())
         stored = self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
-        return None if stored is None or stored.finish_reason in BROKEN_OFF else stored
+        return None if stored is None or stored.finish_reason in BROKEN_OFF else replace(stored, reused=True)
 
     @contextmanager
     def _told(self, same: tuple[str, int]) -> Iterator[None]:

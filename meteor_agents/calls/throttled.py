@@ -10,7 +10,7 @@ from meteor_agents.calls.concurrency import Slots
 from meteor_agents.calls.open_files import out_of_files
 from meteor_agents.calls.server import Server
 from meteor_agents.calls.windows import Booking, RequestWindow, TokenWindow
-from meteor_agents.errors import ModelError, TransientModelError
+from meteor_agents.errors import ModelError, NoCallSucceeds, TransientModelError
 from meteor_agents.models import CHARACTERS_PER_TOKEN, ChatMessage, ChatModel, Completion, SamplingParams
 from meteor_agents.settings.roles import Limits
 
@@ -20,7 +20,7 @@ class Throttled:
 
     The role's own limits come first, then those of the server, which other roles may share. A try that takes too long
     raises `TransientModelError`; waiting for a turn is not part of it. Raises `ServerDown` once the server, or this model
-    at it, is given up.
+    at it, is given up. After a call that raised `NoCallSucceeds` (no credit left, a wrong key) no other one is sent.
 
     Without a `server`, the model has one of its own that never adapts. `minute_s` is the length of the window of the
     per-minute limits.
@@ -34,6 +34,7 @@ class Throttled:
         self._health = self.server.role(inner.name) if self.server.adaptive else None
         self.waiting = 0
         """Calls that are not yet allowed to start."""
+        self._refused: NoCallSucceeds | None = None
         self._timeout_s = None if untimed else limits.timeout_s
         self._slots = Slots(limits.concurrency)
         self._requests = RequestWindow(limits.requests_per_minute, minute_s) if limits.requests_per_minute else None
@@ -94,6 +95,9 @@ class Throttled:
         if ours := out_of_files(error):
             self.server.overfull_here(generation)
             return TransientModelError(f"{self.name}: {ours}")
+        if isinstance(error, NoCallSucceeds):
+            self._refused = error
+            self._slots.turn_away(error)
         self.server.failed(generation, error)
         if self._health is not None:
             self._health.failed(error)
@@ -108,6 +112,8 @@ class Throttled:
         """
         if self._health is not None and self._health.down is not None:
             raise self._health.down
+        if self._refused is not None:
+            raise self._refused
         self.waiting += 1
         try:
             await self._slots.enter()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
+from meteor_agents.errors import UnrecordedCallError
 from meteor_agents.messages import Attempt, Question, Spoken, Status, Verdict
 from meteor_agents.method.replies import VERDICT_SCHEMA, parse_verdict
 from meteor_agents.method.voice import Voice
@@ -14,7 +15,10 @@ from meteor_agents.models import FinishReason, Occasion
 from meteor_agents.verifiers import ComparesAnswers, Verifier
 
 READINGS = 2
-"""How often a judge is asked before its reply counts as unreadable."""
+"""How often a judge is asked before its reply counts as unreadable. Stored replies, which an earlier command could not read,
+do not count: a question that failed for them is asked again with `retry_failed`."""
+MOST_READINGS = 8
+"""Replies to one call, stored ones included, after which the judge is not asked again."""
 NOT_ASKED_AGAIN = (FinishReason.CUT, FinishReason.REFUSED, FinishReason.FILTERED)
 """A judge's reply that ended so would end so again."""
 
@@ -82,14 +86,21 @@ class ModelJudge:
         sampling = self._voice.sampling.model_copy(update={"json_schema": schema})
         messages = self._voice.prompt(template, question=question, **variables)
         quoted = (*_texts(question), *(spoken.text for spoken in variables.values() if isinstance(spoken, Spoken)))
-        again = 0
+        read: list[Parsed] = []
+        asked = 0
         while True:
-            reply = await self._voice.complete(messages, replace(occasion, again=again), sampling)
+            try:
+                reply = await self._voice.complete(messages, replace(occasion, again=len(read)), sampling)
+            except UnrecordedCallError:  # a replay, whose run asked no further
+                if len(read) < READINGS:
+                    raise
+                return read[-1]
             text = reply.text if reply.finish_reason.complete else ""
-            parsed = parse(JudgeReply(text, reply.model, quoted, reply.finish_reason))
-            again += 1
-            if readable(parsed) or reply.finish_reason in NOT_ASKED_AGAIN or again == READINGS:
-                return parsed
+            read.append(parse(JudgeReply(text, reply.model, quoted, reply.finish_reason)))
+            asked += not reply.reused
+            enough = asked == READINGS or len(read) == MOST_READINGS
+            if readable(read[-1]) or reply.finish_reason in NOT_ASKED_AGAIN or enough:
+                return read[-1]
 
 
 def _verdict(reply: JudgeReply) -> Verdict:

@@ -140,12 +140,13 @@ async def converse(
     """Hold the conversations that `window` admits until the questions run out.
 
     A `ModelError` makes a failed trace and the run continues. A question whose call timed out is put back in the queue
-    first, and reported to `late`. `NoCallSucceeds`, a failing sink and every unexpected error cancel the other
-    conversations and are raised. Raises `Interrupted` if `drain` was requested, `BudgetReached`, and `ServerDown` if a
-    server was given up, each after the conversations in flight have ended.
+    first, and reported to `late`. A failing sink and every unexpected error cancel the other conversations and are raised.
+    Raises `Interrupted` if `drain` was requested, `BudgetReached`, `ServerDown` if a server was given up, and
+    `NoCallSucceeds` if there is no credit or no valid key, each after the conversations in flight have ended, since their
+    replies are paid for.
     """
     owed = Owed(questions)
-    stopped: list[BudgetReached | ServerDown] = []
+    stopped: list[BudgetReached | ServerDown | NoCallSucceeds] = []
 
     async def worker() -> None:
         while True:
@@ -166,11 +167,9 @@ async def converse(
         """The trace; None when the question is still owed."""
         try:
             return await conversation(question)
-        except (BudgetReached, ServerDown) as reached:
+        except (BudgetReached, ServerDown, NoCallSucceeds) as reached:
             stopped.append(reached)
             return None
-        except NoCallSucceeds:
-            raise
         except ModelError as error:
             if isinstance(error, TransientModelError) and error.late and owed.put_back(question):
                 late(question, error)

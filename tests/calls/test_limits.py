@@ -147,6 +147,18 @@ def test_other_errors_are_not_tried_again(error: ModelError) -> None:
     assert model.calls == 2
 
 
+@pytest.mark.parametrize("error", [CredentialsError("no"), QuotaError("no")])
+def test_after_a_refusal_that_holds_for_every_call_none_that_waits_is_sent(error: ModelError) -> None:
+    model = failing([error] * 9)
+    throttled = Throttled(model, Limits(concurrency=2))
+
+    async def run() -> list[object]:
+        return await asyncio.gather(*(ask(throttled) for _ in range(9)), return_exceptions=True)
+
+    assert asyncio.run(run()) == [error] * 9
+    assert model.calls <= 2
+
+
 def test_pause_is_at_least_what_the_server_asked_for() -> None:
     pauses: list[float] = []
     model = failing([TransientModelError("busy", retry_after_s=0.05)])

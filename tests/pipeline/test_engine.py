@@ -91,16 +91,29 @@ def test_a_model_error_is_a_failed_trace_and_the_run_goes_on() -> None:
     assert len(sink.traces) == 40
 
 
-@pytest.mark.parametrize("error", [CredentialsError("wrong key"), QuotaError("no credit"), ZeroDivisionError("a bug")])
-def test_a_wrong_key_no_credit_or_a_bug_ends_the_run_and_leaves_no_task(error: Exception) -> None:
+@pytest.mark.parametrize("error", [CredentialsError("wrong key"), QuotaError("no credit")])
+def test_a_wrong_key_or_no_credit_ends_the_run_once_what_is_in_flight_has_ended(error: Exception) -> None:
     async def conversation(question: Question) -> Trace:
         if question.id == "5":
             raise error
+        await asyncio.sleep(0.05)
+        return ended(question)
+
+    sink = Sink()
+    with pytest.raises(type(error)):
+        asyncio.run(converse(QUESTIONS, conversation, sink, stage="s", window=Window(8), drain=Drain()))
+    assert {trace.question.id for trace in sink.traces} == {"0", "1", "2", "3", "4"}, "those that had begun"
+
+
+def test_a_bug_ends_the_run_and_leaves_no_task() -> None:
+    async def conversation(question: Question) -> Trace:
+        if question.id == "5":
+            raise ZeroDivisionError("a bug")
         await asyncio.sleep(60)
         return ended(question)
 
     async def run() -> set[asyncio.Task[object]]:
-        with pytest.raises(type(error)):
+        with pytest.raises(ZeroDivisionError):
             await converse(QUESTIONS, conversation, Sink(), stage="s", window=Window(8), drain=Drain())
         return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
 
