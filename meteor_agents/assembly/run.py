@@ -71,7 +71,16 @@ class RunView:
 
 
 class Run(RunView):
-    """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice."""
+    """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice.
+
+    Example:
+        ```python
+        async with meteor.open_run("my-project/meteor.yaml") as run:
+            await run.distill()
+            await run.finetune()
+            print(run.scores())
+        ```
+    """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.store)
@@ -143,6 +152,12 @@ async def open_run(
     that returns whether the answer is right (or what is wrong with it). `models` replaces the model of a role, `trainer`
     the trainer. `trains` is false for conversations only; by default the student is trained where its backend allows it.
     Raises `MeteorError` if something cannot be opened.
+
+    Example:
+        ```python
+        async with meteor.open_run("quickstart", "runs/mine", trains=False) as run:
+            await run.refine()
+        ```
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
