@@ -74,12 +74,10 @@ class Run(RunView):
     """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice.
 
     Example:
-        ```python
         async with meteor.open_run("my-project/meteor.yaml") as run:
             await run.distill()
             await run.finetune()
             print(run.scores())
-        ```
     """
 
     def __init__(self, session: Session) -> None:
@@ -154,10 +152,8 @@ async def open_run(
     Raises `MeteorError` if something cannot be opened.
 
     Example:
-        ```python
         async with meteor.open_run("quickstart", "runs/mine", trains=False) as run:
             await run.refine()
-        ```
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
