@@ -23,6 +23,7 @@ from pathlib import Path
 
 from meteor_agents.messages import Attempt, Question, Status, Verdict
 from meteor_agents.models import Completion, FinishReason, Usage
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.store import Store
 from meteor_agents.traces import Outcome, Trace
 
@@ -67,8 +68,8 @@ async def fill(path: Path, traces: int) -> None:
                 trace = Trace(stage="refine", question=question, messages=(attempt, verdict), outcome=outcome)
                 group.create_task(store.add_trace("recipe", trace))
                 for role in ("student", "judge"):
-                    call = (f"{role}{i:060d}", role, "refine", question.id, 1, request, reply, 0.001, 0.2)
-                    group.create_task(store.add_call(*call, max_tokens=512))
+                    call = NewCall(f"{role}{i:060d}", role, "refine", question.id, 1, request, 512, reply, 0.001, 0.2)
+                    group.create_task(store.add_call(call))
     await store.set_stage("refine", "recipe", "done", traces, "m", 60.0)
     store.close()
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import typer
 
 from meteor_agents.cli.app import app
@@ -86,8 +87,11 @@ def test_named_make_targets_exist() -> None:
 # the tree in docs/architecture.md ------------------------------------------------------------------------------------
 
 
-def test_every_entry_of_the_tree_exists() -> None:
-    assert not [entry for entry in _tree() if not (ROOT / entry).exists()]
+@pytest.mark.parametrize("page", [ARCHITECTURE, ROOT / "README.md"], ids=lambda page: page.name)
+def test_every_entry_of_the_tree_exists(page: Path) -> None:
+    entries = list(_tree(page))
+    assert entries
+    assert not [entry for entry in entries if not (ROOT / entry).exists()]
 
 
 def test_every_room_is_in_the_tree() -> None:
@@ -107,9 +111,9 @@ def test_a_room_that_lists_files_lists_all_of_them() -> None:
     assert {room: names ^ there[room] for room, names in listed.items() if names != there[room]} == {}
 
 
-def _tree() -> Iterator[str]:
-    """Paths in the page's tree; folders end in a slash. Names on one line share its remark, two spaces behind them."""
-    block = next(block for block in _fences(ARCHITECTURE) if block.startswith("meteor_agents/"))
+def _tree(page: Path = ARCHITECTURE) -> Iterator[str]:
+    """Paths in a page's tree; folders end in a slash. Names on one line share its remark, two spaces behind them."""
+    block = next(block for block in _fences(page) if block.startswith("meteor_agents/"))
     folders: list[str] = []
     for line in block.splitlines():
         names = re.split(r" {2,}", line.strip())[0].split()

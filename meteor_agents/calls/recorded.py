@@ -18,6 +18,7 @@ from meteor_agents.errors import ModelError
 from meteor_agents.events import CallFailed, CallFinished, CallStarted, Observer
 from meteor_agents.models import ChatMessage, ChatModel, Completion, FinishReason, Occasion, SamplingParams
 from meteor_agents.safe_text import clean
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.storable import storable
 from meteor_agents.store.store import Counter, Store
 
@@ -143,18 +144,19 @@ class RecordedModel:
         usd = self._budget.spend(self._role, self._price, messages, reply)
         if (counter := _COUNTED.get(reply.finish_reason)) is not None:
             self._store.count_soon(self._role, counter)
-        await self._store.add_call(
-            key,
-            self._role,
-            occasion.stage,
-            occasion.question_id,
-            occasion.tries,
-            _request(messages, sampling),
-            reply,
-            usd,
-            seconds,
+        call = NewCall(
+            key=key,
+            role=self._role,
+            stage=occasion.stage,
+            question_id=occasion.question_id,
+            tries=occasion.tries,
+            request=_request(messages, sampling),
             max_tokens=sampling.max_tokens,
+            reply=reply,
+            usd=usd,
+            seconds=seconds,
         )
+        await self._store.add_call(call)
         self._observer.on_event(
             CallFinished(
                 self._role,

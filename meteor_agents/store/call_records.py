@@ -28,6 +28,24 @@ class Spent:
         return self.input_tokens + self.output_tokens
 
 
+class NewCall(NamedTuple):
+    """A call that a model has answered, as it is stored. Its key and weights version are how it is found again."""
+
+    key: str
+    role: str
+    stage: str
+    question_id: str
+    tries: int
+    request: str
+    """Messages and sampling, as JSON."""
+    max_tokens: int
+    reply: Completion
+    """Made `storable`."""
+    usd: float | None
+    """None where the price is not known."""
+    seconds: float
+
+
 class CallRecord(NamedTuple):
     """What one call was asked, as JSON, and how long it was."""
 

@@ -18,8 +18,8 @@ from pydantic import TypeAdapter
 
 from meteor_agents.errors import StoreError
 from meteor_agents.messages import AnyMessage, Question
-from meteor_agents.models import Completion
 from meteor_agents.safe_text import clean
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.database import open_for_writing, unusable
 from meteor_agents.store.evaluations import EvaluationRecord
 from meteor_agents.store.records import Records
@@ -75,35 +75,20 @@ class Store(Records):
         """Call `listener`, in the writing thread, with a sentence while another program keeps the file locked."""
         self._writer.listener = listener
 
-    async def add_call(
-        self,
-        key: str,
-        role: str,
-        stage: str,
-        question_id: str,
-        tries: int,
-        request: str,
-        reply: Completion,
-        usd: float | None,
-        seconds: float,
-        *,
-        max_tokens: int,
-    ) -> None:
-        """Store a reply (one that is `storable`), and what the model thought first.
-
-        `usd` is None where the price is not known.
-        """
+    async def add_call(self, call: NewCall) -> None:
+        """Store a call with its reply, and what the model thought first."""
+        key, reply = call.key, call.reply
         if reply.reasoning:
             self._writer.write_soon(
-                "INSERT OR REPLACE INTO reasoning VALUES (?,?,?,?)", key, reply.weights, max_tokens, reply.reasoning
+                "INSERT OR REPLACE INTO reasoning VALUES (?,?,?,?)", key, reply.weights, call.max_tokens, reply.reasoning
             )
         await self._write(
             "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key, weights, max_tokens)"
             " DO UPDATE SET reply = excluded.reply, finish_reason = excluded.finish_reason, usd = excluded.usd,"
             " input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens",
-            key, reply.weights, max_tokens, role, stage, question_id, tries, request, reply.text,
-            reply.finish_reason.value, reply.model, reply.usage.input_tokens, reply.usage.output_tokens, usd, seconds,
-            time.time(),
+            key, reply.weights, call.max_tokens, call.role, call.stage, call.question_id, call.tries, call.request,
+            reply.text, reply.finish_reason.value, reply.model, reply.usage.input_tokens, reply.usage.output_tokens,
+            call.usd, call.seconds, time.time(),
         )  # fmt: skip
 
     def count_soon(self, role: str, name: str, by: int = 1) -> None:

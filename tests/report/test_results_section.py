@@ -22,6 +22,7 @@ from meteor_agents.pipeline.stages.measurement import RIVALS
 from meteor_agents.report import write_report
 from meteor_agents.report.charts import charts
 from meteor_agents.report.contents import read_contents
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.store import Store
@@ -120,7 +121,7 @@ def test_dollars_stand_beside_each_role_and_unknown_prices_are_said(tmp_path: Pa
     async def write() -> None:
         for n, (role, usd) in enumerate((("teacher", 0.25), ("judge", 0.004), ("judge", None), ("student", None))):
             reply = Completion("x", FinishReason.COMPLETE, Usage(input_tokens=10, output_tokens=5), "m", "w")
-            await store.add_call(f"k{n}", role, "distill", "q", 1, "{}", reply, usd, 0.1, max_tokens=9)
+            await store.add_call(NewCall(f"k{n}", role, "distill", "q", 1, "{}", 9, reply, usd, 0.1))
 
     with closing(Store(tmp_path / "run.db")) as store:
         asyncio.run(write())

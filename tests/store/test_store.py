@@ -17,6 +17,7 @@ import pytest
 from meteor_agents.errors import StoreError
 from meteor_agents.messages import Attempt, Question, Status, Verdict
 from meteor_agents.models import Completion, FinishReason, Usage
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.records import open_for_reading
 from meteor_agents.store.run_directory import RunDirectory
 from meteor_agents.store.stage_records import Round
@@ -41,7 +42,7 @@ def trace(outcome: Outcome = Outcome.ACCEPTED, question: Question = QUESTION) ->
 
 
 def add_call(store: Store, key: str = "k", reply: Completion = REPLY, usd: float | None = None) -> None:
-    asyncio.run(store.add_call(key, "student", "refine", "q", 1, "{}", reply, usd, 0.1, max_tokens=9))
+    asyncio.run(store.add_call(NewCall(key, "student", "refine", "q", 1, "{}", 9, reply, usd, 0.1)))
 
 
 def test_a_reply_is_found_by_its_key_and_weights(store: Store) -> None:
@@ -69,7 +70,7 @@ def test_an_awaited_write_is_on_disk(store: Store, tmp_path: Path) -> None:
 def test_concurrent_writes_are_all_kept(store: Store) -> None:
     async def many() -> None:
         await asyncio.gather(
-            *(store.add_call(str(i), "student", "s", "q", 1, "{}", REPLY, None, 0.0, max_tokens=9) for i in range(500))
+            *(store.add_call(NewCall(str(i), "student", "s", "q", 1, "{}", 9, REPLY, None, 0.0)) for i in range(500))
         )
 
     asyncio.run(many())
@@ -180,7 +181,7 @@ def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
             store = Store(Path(sys.argv[1]))
             for i in range(1000):
                 reply = Completion(str(i), FinishReason.COMPLETE, Usage(), "m", "w")
-                await store.add_call(str(i), "student", "s", "q", 1, "{}", reply, None, 0.0, max_tokens=9)
+                await store.add_call(NewCall(str(i), "student", "s", "q", 1, "{}", 9, reply, None, 0.0))
                 if i == 50:
                     os.kill(os.getpid(), signal.SIGKILL)
 

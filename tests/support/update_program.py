@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.events import Event, UpdateFinished
-from meteor_agents.models import Completion
+from meteor_agents.store.call_records import NewCall
 from meteor_agents.store.stage_records import Round
 from meteor_agents.store.store import Store
 from meteor_agents.traces import Trace
@@ -82,24 +82,9 @@ class KillingStore(Store):
         if self._accepted == 10:
             self._killer.at("the trace that fills the buffer is stored")
 
-    async def add_call(
-        self,
-        key: str,
-        role: str,
-        stage: str,
-        question_id: str,
-        tries: int,
-        request: str,
-        reply: Completion,
-        usd: float | None,
-        seconds: float,
-        *,
-        max_tokens: int,
-    ) -> None:
-        await super().add_call(
-            key, role, stage, question_id, tries, request, reply, usd, seconds, max_tokens=max_tokens
-        )
-        if stage == "gate" and "refine-001" in reply.weights:
+    async def add_call(self, call: NewCall) -> None:
+        await super().add_call(call)
+        if call.stage == "gate" and "refine-001" in call.reply.weights:
             self._killer.at("the candidate has answered one gate question")
 
     async def add_score(self, checkpoint: str, heldout: str, recipe: str, question_id: str, result: str) -> None:
