@@ -34,7 +34,10 @@ from meteor_agents.verifiers.function import FunctionVerifier
 
 
 class RunView:
-    """The results of a run, read from its store, also while another process runs it."""
+    """The results of a run, read from its store, also while another process runs it. `read_run` opens one.
+
+    Every method raises `StoreError` when the store cannot be read.
+    """
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -71,7 +74,19 @@ class RunView:
 
 
 class Run(RunView):
-    """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice."""
+    """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice.
+
+    `open_run` opens one. A stage raises `MeteorError` when it cannot go on; everything done until then is kept.
+
+    Example:
+        import meteor_agents as meteor
+
+        async with meteor.open_run("quickstart") as run:
+            await run.distill()
+            await run.finetune()
+            for round_ in run.rounds():
+                print(round_.stage, round_.round, round_.checkpoint, round_.promoted)
+    """
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.store)
@@ -143,6 +158,21 @@ async def open_run(
     that returns whether the answer is right (or what is wrong with it). `models` replaces the model of a role, `trainer`
     the trainer. `trains` is false for conversations only; by default the student is trained where its backend allows it.
     Raises `MeteorError` if something cannot be opened.
+
+    Example:
+        import asyncio
+
+        import meteor_agents as meteor
+
+        def brief(question: meteor.Question, answer: str) -> bool:
+            return len(answer.split()) <= 20
+
+        async def main() -> None:
+            async with meteor.open_run("quickstart", "runs/brief", judge=brief, trains=False) as run:
+                await run.refine()
+                print(len(list(run.traces("refine", outcome="accepted"))), "accepted")
+
+        asyncio.run(main())
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
