@@ -34,7 +34,10 @@ from meteor_agents.verifiers.function import FunctionVerifier
 
 
 class RunView:
-    """The results of a run, read from its store, also while another process runs it."""
+    """The results of a run, read from its store, also while another process runs it. `read_run` opens one.
+
+    Every method raises `StoreError` when the store cannot be read.
+    """
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -73,11 +76,16 @@ class RunView:
 class Run(RunView):
     """One open run. Each stage resumes: finished work is not repeated, and no finished call is made twice.
 
+    `open_run` opens one. A stage raises `MeteorError` when it cannot go on; everything done until then is kept.
+
     Example:
-        async with meteor.open_run("my-project/meteor.yaml") as run:
+        import meteor_agents as meteor
+
+        async with meteor.open_run("quickstart") as run:
             await run.distill()
             await run.finetune()
-            print(run.scores())
+            for round_ in run.rounds():
+                print(round_.stage, round_.round, round_.checkpoint, round_.promoted)
     """
 
     def __init__(self, session: Session) -> None:
@@ -152,8 +160,19 @@ async def open_run(
     Raises `MeteorError` if something cannot be opened.
 
     Example:
-        async with meteor.open_run("quickstart", "runs/mine", trains=False) as run:
-            await run.refine()
+        import asyncio
+
+        import meteor_agents as meteor
+
+        def brief(question: meteor.Question, answer: str) -> bool:
+            return len(answer.split()) <= 20
+
+        async def main() -> None:
+            async with meteor.open_run("quickstart", "runs/brief", judge=brief, trains=False) as run:
+                await run.refine()
+                print(len(list(run.traces("refine", outcome="accepted"))), "accepted")
+
+        asyncio.run(main())
     """
     settings = config if isinstance(config, Settings) else load_settings(config)
     verifier = judge if judge is None or isinstance(judge, Verifier) else _as_verifier(judge)
