@@ -175,6 +175,7 @@ def test_what_was_awaited_survives_kill_9(tmp_path: Path) -> None:
         import asyncio, os, signal, sys
         from pathlib import Path
         from meteor_agents.models import Completion, FinishReason, Usage
+        from meteor_agents.store.call_records import NewCall
         from meteor_agents.store.store import Store
 
         async def main():
