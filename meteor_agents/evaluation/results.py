@@ -137,8 +137,10 @@ class Metrics(Message):
         return self.accuracy or self.criteria.get(OVERALL)
 
     def headline(self) -> str:
-        """The main figure with its interval, or "no verdict"."""
-        return self.main.formatted(share=self.accuracy is not None) if self.main else "no verdict"
+        """The main figure with its interval, or "no verdict"; and how many replies are not complete."""
+        figure = self.main.formatted(share=self.accuracy is not None) if self.main else "no verdict"
+        unscored = 0 if self.accuracy else self.truncated + self.incomplete
+        return f"{figure} ({unscored} of {self.questions} not complete)" if unscored else figure
 
 
 def summarise(

@@ -160,7 +160,7 @@ def is_article(text: str, found: re.Match[str]) -> bool:
 def is_meant(text: str, match: re.Match[str]) -> bool:
     """Whether a mention is not denied, and a bare one stands where a choice stands."""
     before = text[max(0, match.start() - LONGEST_CLAUSE) : match.start()]
-    clause = re.split(r" (?:but|sondern|mais|sino|pero|но|а) ", CLAUSE_END.split(before)[-1])[-1]
+    clause = re.split(r"(?<!\ball)(?<!thing) (?:but|sondern|mais|sino|pero|но|а) ", CLAUSE_END.split(before)[-1])[-1]
     start = before[-NEAR:] if len(before) < NEAR else " " + before[-NEAR:]
     if match["bare"] and not BEFORE.search(start) and not ANOTHER.match(text, match.end()):
         return False

@@ -40,7 +40,8 @@ RETRACTION = re.compile(
 
 NEGATION = re.compile(
     r"\b(?:not|never|no|none|neither|nor|cannot|without|isn't|wasn't|aren't|don't|doesn't|can't|won't|wouldn't|"
-    r"couldn't|shouldn't|unlike|except|nicht|kein\w{0,2}|niemals|weder|ne|n'est|pas|jamais|ni|nunca|tampoco|non|não|"
+    r"couldn't|shouldn't|unlike|except|excluding|(?:all|anything|everything) but|other than|apart from|"
+    r"nicht|kein\w{0,2}|niemals|weder|ne|n'est|pas|jamais|ni|nunca|tampoco|non|não|"
     r"не|ни|нет|instead of|rather than|anstatt|statt|wrong|incorrect|false|falsch|faux|incorrecto|неверно\w{0,2})\b"
     r"|不是|不|非|没|ではな|じゃな|ない",
     re.IGNORECASE,

@@ -69,6 +69,7 @@ def test_without_a_verifier_a_reply_that_is_not_complete_has_no_figure_and_is_no
     assert (metrics.judge_errors, metrics.truncated + metrics.incomplete) == (0, 1)
     assert metrics.criteria["overall"].n == 1
     assert metrics.accuracy is None
+    assert metrics.headline().endswith("(1 of 2 not complete)")
 
 
 def test_a_verifiers_accuracy_stands_beside_the_judges_scores() -> None:

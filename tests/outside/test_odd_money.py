@@ -33,20 +33,6 @@ def test_a_run_without_credit_stops_and_after_a_top_up_the_same_command_asks_aga
         assert [trace.outcome for trace in project.traces()] == [Outcome.ACCEPTED] * 12
 
 
-def test_a_failed_question_of_a_finished_stage_is_asked_again_unless_the_settings_forbid_it(tmp_path: Path) -> None:
-    with OddServer({"judge": (500, b'{"error": {"message": "it broke"}}')}).running() as server:
-        project = Project(tmp_path, server, fail_on=1)
-        project.refine(code=1)
-        asked = server.total
-        server.answers.clear()
-        project.refine("--set", "retry_failed=false", code=(0, 1))
-        first = {trace.outcome for trace in project.traces()}
-        project.refine()
-        assert {trace.outcome for trace in project.traces()} == {Outcome.ACCEPTED}
-        assert server.asked["student"] == 3, "the students' replies were complete and are not bought again"
-        assert first == {Outcome.FAILED} or server.total > asked
-
-
 def test_without_retry_failed_a_finished_stage_stays_as_it_is(tmp_path: Path) -> None:
     failing = json.dumps({"error": {"message": "context of 8192 tokens exceeded"}}).encode()
     with OddServer().running() as server:

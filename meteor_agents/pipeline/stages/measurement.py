@@ -158,6 +158,8 @@ class Measurement:
             without, with_ = results[before], results[own[-1]]
             whole = [{id_ for id_, reply in side.items() if reply.attempt.ending.complete} for side in (without, with_)]
             both = [q for q in self._session.questions.heldout[heldout] if all(q.id in ids for ids in whole)]
+            if not both:
+                continue
             found: dict[str, PairComparison] = {}
 
             async def compared(
