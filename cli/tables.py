@@ -129,13 +129,16 @@ def status_table(status: dict[str, Any]) -> Table:
 
 
 def calls_table(status: dict[str, Any]) -> Table:
-    """One row per role: its calls and tokens."""
+    """One row per role: its calls and tokens. Refused and filtered replies have a column where there are any."""
     table = Table(title="calls", title_justify="left")
-    for column in ("role", "made", "reused", "retried", "failed", "tokens in", "tokens out"):
+    calls = status["calls"].values()
+    shown = ["made", "reused", "retried", "failed"]
+    shown += [name for name in ("refused", "filtered") if any(row.get(name) for row in calls)]
+    for column in ("role", *shown, "tokens in", "tokens out"):
         table.add_column(column, justify="left" if column == "role" else "right")
     for role, row in status["calls"].items():
         tokens = status["tokens"].get(role, {"input": 0, "output": 0})
-        counts = (f"{row[name]:,}" for name in ("made", "reused", "retried", "failed"))
+        counts = (f"{row.get(name, 0):,}" for name in shown)
         table.add_row(role, *counts, f"{tokens['input']:,}", f"{tokens['output']:,}")
     return table
 

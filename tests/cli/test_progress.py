@@ -11,6 +11,7 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.tally import Tally
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.cli.progress import JsonLog, LiveView, PlainLines
+from meteor_agents.cli.tables import calls_table
 from meteor_agents.errors import StoreError
 from meteor_agents.events import (
     CallFailed,
@@ -208,3 +209,12 @@ def test_a_log_that_cannot_be_written_is_said_in_words() -> None:
     with pytest.raises(StoreError, match="/dev/full cannot be written: No space left on device"):
         log.on_event(StageStarted("refine", 1, 0))
     log.__exit__(None, None, None)
+
+
+def test_refused_and_filtered_replies_are_shown_by_role_where_there_are_any() -> None:
+    nothing = {"made": 3, "reused": 0, "retried": 0, "failed": 0, "refused": 0, "filtered": 0}
+    quiet = {"calls": {"student": nothing, "teacher": nothing}, "tokens": {}}
+    assert [column.header for column in calls_table(quiet).columns][1:5] == ["made", "reused", "retried", "failed"]
+    told = calls_table({"calls": {"student": nothing, "teacher": {**nothing, "filtered": 2}}, "tokens": {}})
+    filtered = next(column for column in told.columns if column.header == "filtered")
+    assert [str(cell) for cell in filtered.cells] == ["0", "2"]
