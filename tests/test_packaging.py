@@ -29,6 +29,7 @@ MORE_FOR = {
     "calls/retrying.py": {"tenacity"},
     "calls/windows.py": {"asyncio_throttle"},
     "data/parquet_rows.py": {"pyarrow"},
+    "verifiers/mathematics.py": {"math_verify"},
     "data/near_duplicates.py": {"rapidfuzz"},
     "assembly/config_file.py": {"yaml"},
     "report/about.py": {"yaml"},

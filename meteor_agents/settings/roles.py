@@ -145,7 +145,7 @@ class JudgeSettings(ModelSettings):
     backend: str = ""
     """What runs the judge's model; left out for a verifier."""
     verifier: str | None = None
-    """`exact`, `numeric`, `choice`, `sql`, or `module:function` for your own."""
+    """`exact`, `numeric`, `choice`, `math`, `sql`, or `module:function` for your own."""
     sampling: SamplingParams = SamplingParams(temperature=0.0, top_p=1.0, max_tokens=1024)
     """How a judge model decodes its verdicts; greedily unless told otherwise."""
 

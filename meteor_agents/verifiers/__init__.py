@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from meteor_agents.errors import SettingsError
 from meteor_agents.messages import Question, Verdict
 
-KNOWN = ("exact", "numeric", "choice", "sql")
+KNOWN = ("exact", "numeric", "choice", "math", "sql")
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
@@ -72,7 +72,7 @@ class ComparesAnswers(Protocol):
 
 
 def open_verifier(name: str, options: Mapping[str, Any], base: Path) -> Verifier:
-    """The verifier of that name: `exact`, `numeric`, `choice`, `sql`, or a user's `module:function`.
+    """The verifier of that name: `exact`, `numeric`, `choice`, `math`, `sql`, or a user's `module:function`.
 
     Paths among the options, and the user's module, are looked up relative to the folder `base`.
     Raises `SettingsError` for an unknown name or option, a value out of range, or what cannot be opened.
@@ -97,6 +97,10 @@ def open_verifier(name: str, options: Mapping[str, Any], base: Path) -> Verifier
 
             parse_options(ChoiceOptions, name, options)
             return ChoiceVerifier()
+        case "math":
+            from meteor_agents.verifiers.mathematics import MathOptions, MathVerifier
+
+            return MathVerifier(parse_options(MathOptions, name, options))
         case "sql":
             from meteor_agents.verifiers.sql import SqlOptions, SqlVerifier
 

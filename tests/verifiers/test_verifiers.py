@@ -21,7 +21,7 @@ def asked(reference: str | None) -> Question:
 
 @pytest.mark.parametrize(("name", "nearest"), [("numric", "numeric"), ("SQL", ""), ("exakt", "exact")])
 def test_unknown_name_is_refused_with_the_known_and_the_nearest(name: str, nearest: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="exact, numeric, choice, sql") as caught:
+    with pytest.raises(SettingsError, match="exact, numeric, choice, math, sql") as caught:
         open_verifier(name, {}, tmp_path)
     assert f"Did you mean {nearest!r}?" in str(caught.value) or not nearest
 
