@@ -12,6 +12,9 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+LONGEST_CELL = 100_000_000
+"""Characters. Python's own limit of 131,072 is less than a long document."""
+
 
 def encoding_of(beginning: bytes) -> str:
     """The encoding that a file's byte order mark names (its first four bytes are enough); UTF-8 when it has none.

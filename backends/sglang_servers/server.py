@@ -146,7 +146,10 @@ class SGLangServer:
                 finally:
                     await response.aclose()
         except (httpx.RequestError, httpx.StreamError, aiohttp.ClientError, OSError) as error:
-            late = any(isinstance(e, (TimeoutError, httpx.TimeoutException)) for e in (error, error.__cause__))
+            # The transport turns a refused connection into httpx's time-out too; what it came from tells them apart.
+            late = isinstance(error, TimeoutError) or isinstance(
+                error.__cause__ or error, (TimeoutError, httpx.TimeoutException)
+            )
             words = self._shown(str(error) or type(error).__name__)
             what = f"{self.host}: {'no answer in time' if late else 'no connection'} ({path}): {words}"
             failure: ModelError = TransientModelError(what) if late else UnreachableError(what)

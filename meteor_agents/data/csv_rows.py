@@ -10,11 +10,9 @@ from pathlib import Path
 from meteor_agents.data.row import Row
 from meteor_agents.errors import QuestionsError
 from meteor_agents.safe_text import clean, printable
-from meteor_agents.text_encoding import encoding_of
+from meteor_agents.text_encoding import LONGEST_CELL, encoding_of
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-LONGEST_CELL = 100_000_000
-"""Characters. Python's own limit of 131,072 is less than a long document."""
 
 
 def csv_rows(path: Path) -> Iterator[Row]:

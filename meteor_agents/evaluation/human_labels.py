@@ -16,6 +16,7 @@ from meteor_agents.errors import SettingsError
 from meteor_agents.evaluation.results import Statistic
 from meteor_agents.evaluation.statistics import kappa, spearman
 from meteor_agents.messages import Message, Status, Text
+from meteor_agents.text_encoding import LONGEST_CELL
 
 
 class HumanLabel(Message):
@@ -68,6 +69,7 @@ def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read (evaluate.human): {error}") from error
     if path.suffix.lower() == ".csv":
+        csv.field_size_limit(LONGEST_CELL)
         reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
             return [(reader.line_num, row) for row in reader]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.
 ALTERNATIVE = re.compile(rf"(?<!\w){OR}(?!\w)", re.IGNORECASE)
 PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sinh|cosh|tanh|log|exp|pi\b)[A-Za-z]{4,}")
 """A word that is no function of mathematics: the text around a formula, not the formula."""
+AROUND = string.whitespace + ".*_`"
+"""Marks around a formula that stands alone on its line."""
 LONGEST = 500
 """Characters of a formula that is read."""
 
@@ -97,7 +100,7 @@ def formula(text: str) -> str | None:
         return None
     if found := {next(filter(None, match.groups())).strip() for match in FORMULA.finditer(plain)}:
         return _only(found)
-    lines = [line.strip(" .*_`") for line in plain.splitlines() if line.strip(" .*_`")]
+    lines = [line for written in plain.splitlines() if (line := written.strip(AROUND).strip())]
     return None if len(lines) != 1 or PROSE.search(lines[0]) else _only({lines[0]})
 
 
