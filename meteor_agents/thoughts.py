@@ -60,6 +60,8 @@ def split_thoughts(text: str, opened: bool = False) -> tuple[str, str]:
     >>> split_thoughts("The tag `<think>` opens a thought.")
     ('', 'The tag `<think>` opens a thought.')
     """
+    if not opened and _holds_no_mark(text):
+        return "", text
     channels = _by_channel(text, opened)
     if channels is not None:
         return channels
@@ -70,6 +72,13 @@ def split_thoughts(text: str, opened: bool = False) -> tuple[str, str]:
     if not thoughts and len(reply) == 1:
         return "", text
     return _joined(thoughts), _closed_up(reply)
+
+
+def _holds_no_mark(text: str) -> bool:
+    """Whether a text certainly holds no mark: most replies do not, and this is far cheaper than looking for each."""
+    if "<" in text or "◁" in text or "think]" in text.lower():
+        return False
+    return not text.lstrip().startswith(("analysis", "assistant"))
 
 
 def _by_marks(text: str, marks: list[_Mark], opened: bool) -> tuple[list[str], list[str]]:

@@ -42,7 +42,7 @@ def stated_objects(text: str, quoted: Iterable[str] = ()) -> Stated | None:
     spans = list(islice(object_spans(reply), MOST_OBJECTS + 1))
     if len(spans) > MOST_OBJECTS:
         return None
-    known = [_squeezed(given) for given in quoted] if spans else []
+    known = [_squeezed(given) for given in quoted if "{" in given] if spans else []
     objects: list[dict[str, Any]] = []
     for span in spans:
         source = reply[span.start : span.end]

@@ -139,7 +139,7 @@ def plain(value: Any) -> Any:
     'Why?'
     """
     if isinstance(value, Message):
-        return plain(value.model_dump())
+        return value.model_dump(mode="json")
     if isinstance(value, Turn):
         return {name: plain(field) for name, field in value._asdict().items()}
     if isinstance(value, Mapping):
