@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from meteor_agents.messages import Question, Verdict
 from meteor_agents.verifiers.numeric.answers import Notation, answer_value
 from meteor_agents.verifiers.numeric.dates import When
-from meteor_agents.verifiers.numeric.values import NOISE, Scalar, same, view
+from meteor_agents.verifiers.numeric.values import NOISE, Scalar, Value, same, view
 from meteor_agents.verifiers.verdicts import Unread, both_read, correct, incorrect, quoted, undecided
 
 UNREAD = Unread(
@@ -47,7 +47,8 @@ class NumericVerifier:
     def verify(self, question: Question, answer: str) -> Verdict:
         """Correct if answer and reference have the same value; undecided if the reference has no value, or more than one."""
         notation = Notation.of(question.reference or "")
-        read = both_read(self.name, question, answer, notation.like, answer_value(answer, notation), UNREAD)
+        values = notation.like, answer_value(answer, notation)
+        read: tuple[Value, Value] | Verdict = both_read(self.name, question, answer, *values, UNREAD)
         if isinstance(read, Verdict):
             return read
         expected, given = read
