@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from meteor_agents.errors import ModelError
-from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Verdict
+from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Spoken, Verdict
 from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge, SelfJudge, VerifierJudge
 from meteor_agents.method.replies import split_answer
 from meteor_agents.method.voice import Voice
@@ -25,6 +25,7 @@ __all__ = [
     "Teacher",
     "VerifierJudge",
     "Voice",
+    "read_attempt",
 ]
 
 
@@ -60,13 +61,16 @@ class Student:
         *,
         stage: str,
         sampling: SamplingParams | None = None,
+        number: int | None = None,
     ) -> Attempt:
         """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide.
+
+        `number` counts the tries, from 1 on; by default, one more than the history has.
 
         With a seed, each try gets its own. The same mistake made twice gives the same prompt twice, and with one seed the
         student would repeat it to the last try.
         """
-        number = len(history) + 1
+        number = number or len(history) + 1
         reply = await self._voice.complete(
             self.revise_prompt(question, history) if history else self.prompt(question),
             Occasion(stage, question.id, number),
@@ -129,9 +133,9 @@ class Student:
         return tuple(messages)
 
     @staticmethod
-    def said(attempt: Attempt) -> ChatMessage:
-        """An attempt as the assistant's turn of a chat."""
-        return ChatMessage(role="assistant", content=attempt.text)
+    def said(reply: Spoken) -> ChatMessage:
+        """An attempt, or the teacher's answer, as the assistant's turn of a chat."""
+        return ChatMessage(role="assistant", content=reply.text)
 
     def _about(self, turn: Turn, template: str, question: Question, **more: object) -> tuple[ChatMessage, ...]:
         attempt, verdict, guide = turn
@@ -150,6 +154,19 @@ def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
     if sampling.seed is None or sampling.temperature == 0 or number == 1:
         return sampling
     return sampling.model_copy(update={"seed": sampling.seed + number - 1})
+
+
+def read_attempt(answer: Answer) -> Attempt:
+    """A teacher's answer as an attempt, so that a judge can judge it."""
+    parts = split_answer(answer.text)
+    return Attempt(
+        text=answer.text,
+        reasoning=parts.reasoning,
+        answer=parts.answer,
+        ending=answer.ending,
+        model=answer.model,
+        weights=answer.weights,
+    )
 
 
 def _attempt(reply: Completion) -> Attempt:

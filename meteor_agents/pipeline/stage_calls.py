@@ -22,15 +22,25 @@ from meteor_agents.training import Checkpoint
 def distilling(settings: Settings, cast: Cast) -> Conversation:
     """Stage 1's conversation about one question."""
     guideline = settings.distill.guideline
-    return lambda question: conversations.distill(question, cast.student, cast.teacher, guideline=guideline)
+    judge = cast.judge if settings.distill.revise else None
+    return lambda question: conversations.distill(
+        question, cast.student, cast.teacher, guideline=guideline, judge=judge
+    )
 
 
 def refining(settings: Settings, cast: Cast) -> Conversation:
     """Stage 2's conversation about one question."""
     stage = settings.refine
     guide_by = cast.teacher if stage.guide_from == "teacher" else None
+    answer_by = cast.teacher if stage.exhausted == "teacher" else None
     return lambda question: conversations.refine(
-        question, cast.student, cast.judge, iterations=stage.iterations, guide_by=guide_by
+        question,
+        cast.student,
+        cast.judge,
+        iterations=stage.iterations,
+        guide_by=guide_by,
+        guided=stage.guide_from != "none",
+        answer_by=answer_by,
     )
 
 

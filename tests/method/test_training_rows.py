@@ -106,6 +106,51 @@ def test_final_teaches_the_accepted_reply_to_the_bare_question() -> None:
     assert row == Example(id="q1", prompt=student.prompt(QUESTION), target=RIGHT)
 
 
+def test_revise_also_teaches_the_accepted_reply_to_the_very_prompt_that_asked_for_it() -> None:
+    trace, student, speaker = held([WRONG, "Answer: 5", RIGHT])
+    final, revision = refinement_rows([trace], student, "revise").rows
+    assert final == Example(id="q1", prompt=student.prompt(QUESTION), target=RIGHT)
+    assert revision == Example(id="q1#revise", prompt=tuple(speaker.asked[2]), target=RIGHT)
+
+
+def test_revise_of_a_first_try_is_that_try() -> None:
+    trace, student, _ = held([RIGHT])
+    assert refinement_rows([trace], student, "revise").rows == refinement_rows([trace], student, "final").rows
+
+
+@pytest.mark.parametrize("conversion", ["final", "revise", "history", "chat", "pairs"])
+def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(conversion: str) -> None:
+    trace = trace_of(attempt(WRONG), attempt("Answer: 5"))
+    wrong = Verdict(status=Status.INCORRECT, explanation="Wrong.", guide="Count.", model="v")
+    right = (Answer(text=RIGHT, model="t", weights="t"), Verdict(status=Status.CORRECT, model="v"))
+    said = (*trace.messages[:-1], wrong, *right)
+    trace = trace.model_copy(update={"messages": said, "outcome": Outcome.TAUGHT})
+    rows, left_out = refinement_rows([trace], silent_student(in_one_chat=conversion == "chat"), conversion)
+    assert left_out == {}
+    learned = [row.chosen if isinstance(row, PreferencePair) else row.messages[-1].content
+               if isinstance(row, ChatExample) else row.target for row in rows]  # fmt: skip
+    assert learned
+    assert all(text.endswith(RIGHT) for text in learned)
+    if conversion == "revise":
+        assert "Answer: 5" in rows[1].prompt[-1].content  # the last try, though it had no guide of its own
+    if conversion == "pairs":
+        assert [row.rejected for row in rows if isinstance(row, PreferencePair)] == [WRONG, "Answer: 5"]
+
+
+def test_stage_one_with_a_wrong_attempt_also_teaches_to_revise_it() -> None:
+    wrong = Verdict(status=Status.INCORRECT, explanation="Wrong.", guide="Count.", model="v")
+    said = (Answer(text=RIGHT, model="t", weights="t"), attempt(WRONG), wrong)
+    trace = Trace(stage="distill", question=QUESTION, messages=said, outcome=Outcome.ACCEPTED)
+    final, revision = distillation_rows([trace], silent_student()).rows
+    assert isinstance(final, Example)
+    assert isinstance(revision, Example)
+    assert (final.target, revision.target) == (RIGHT, RIGHT)
+    assert WRONG in revision.prompt[-1].content
+    assert "Count." in revision.prompt[-1].content
+    right = trace.model_copy(update={"messages": (*said[:2], Verdict(status=Status.CORRECT, model="v"))})
+    assert distillation_rows([right], silent_student()).rows == [final]
+
+
 def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_that_counts() -> None:
     from meteor_agents.method.replies import split_answer
 
@@ -299,6 +344,8 @@ def test_replay_without_stage_one_says_what_to_run(tmp_path: Path) -> None:
         ({"conversion": "chat", "beta": 0.1}, "has no beta"),
         ({"conversion": "pairs", "loss": "dpo", "margin": 0.1}, "the loss dpo has no margin"),
         ({"conversion": "Final"}, "conversion"),
+        ({"conversion": "revise", "guide_from": "none"}, "needs guides"),
+        ({"replay": "some"}, "replay"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(refine: dict[str, Any], sentence: str) -> None:
