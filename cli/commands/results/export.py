@@ -12,8 +12,8 @@ from typing import Any, Literal
 import yaml
 
 from meteor_agents.assembly.opening import open_templates
-from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_beside
-from meteor_agents.cli.commands.status import open_run
+from meteor_agents.cli.commands.results.llama_factory import Style, check_beside, write_beside
+from meteor_agents.cli.commands.results.status import open_run
 from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
 from meteor_agents.method.agents import Student
