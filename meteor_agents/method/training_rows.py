@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from meteor_agents.messages import Spoken, Status
-from meteor_agents.method.agents import Student
+from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import TRAINS, Outcome, Trace, Turn
 from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
@@ -39,21 +39,21 @@ class TrainingRows(NamedTuple):
     """How many traces gave no row, by reason."""
 
 
-def distillation_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+def distillation_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
     """Stage 1: question -> the teacher's answer, of each accepted trace; after a wrong attempt, that attempt and what was
     wrong with it -> the answer, as well."""
-    return _rows(traces, lambda trace: _answer(trace, student))
+    return _rows(traces, lambda trace: _answer(trace, prompts))
 
 
-def refinement_rows(traces: Iterable[Trace], student: Student, conversion: str) -> TrainingRows:
+def refinement_rows(traces: Iterable[Trace], prompts: StudentPrompts, conversion: str) -> TrainingRows:
     """Stage 2: the rows of each accepted trace by one of the conversions above, in the order of the traces."""
     convert = {"final": _final, "revise": _revise, "history": _history, "chat": _chat, "pairs": _pairs}[conversion]
-    return _rows(traces, lambda trace: convert(trace, student))
+    return _rows(traces, lambda trace: convert(trace, prompts))
 
 
-def self_training_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+def self_training_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
     """Stage 3: the high-compute reply preferred over the low-compute one, of each accepted trace."""
-    return _rows(traces, lambda trace: _decoded_pair(trace, student))
+    return _rows(traces, lambda trace: _decoded_pair(trace, prompts))
 
 
 def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
@@ -81,37 +81,37 @@ def _unusable(*replies: Spoken | None) -> str | None:
     return CUT_SHORT if endings == {FinishReason.CUT} else INCOMPLETE
 
 
-def _answer(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _answer(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     answer = trace.answer
     if answer is None:
         return EMPTY
     if reason := _unusable(answer):
         return reason
-    final = Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)
-    return [final, *_revision(trace, _rejected(trace), answer, student)]
+    final = Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=answer.text)
+    return [final, *_revision(trace, _rejected(trace), answer, prompts)]
 
 
-def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _final(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     right = _right(trace)
     if right is None:
         return EMPTY
     if reason := _unusable(right):
         return reason
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=right.text)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=right.text)]
 
 
-def _revise(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
-    final, right = _final(trace, student), _right(trace)
+def _revise(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    final, right = _final(trace, prompts), _right(trace)
     if isinstance(final, str) or right is None:
         return final
-    return [*final, *_revision(trace, _rejected(trace), right, student)]
+    return [*final, *_revision(trace, _rejected(trace), right, prompts)]
 
 
-def _revision(trace: Trace, rejected: Sequence[Turn], right: Spoken, student: Student) -> list[Example]:
+def _revision(trace: Trace, rejected: Sequence[Turn], right: Spoken, prompts: StudentPrompts) -> list[Example]:
     """What to say after the last of the rejected tries; nothing without one that is complete."""
     if not rejected or _unusable(rejected[-1].attempt):
         return []
-    prompt = student.revise_prompt(trace.question, rejected)
+    prompt = prompts.revise(trace.question, rejected)
     return [Example(id=f"{trace.question.id}#revise", prompt=prompt, target=right.text)]
 
 
@@ -125,13 +125,13 @@ def _rejected(trace: Trace) -> list[Turn]:
     return [turn for turn in trace.turns if turn.verdict.status is Status.INCORRECT]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _history(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     right = _right(trace)
     if right is None or (reason := _unusable_tries(trace)):
         return EMPTY if right is None else reason
     parts = [part for turn in _rejected(trace) for part in (turn.attempt.text.strip(), _second_look(turn))]
     target = "\n\n".join([*parts, right.text.strip()])
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=target)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=target)]
 
 
 def _second_look(turn: Turn) -> str:
@@ -141,12 +141,12 @@ def _second_look(turn: Turn) -> str:
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _chat(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     right = _right(trace)
     if right is None or (reason := _unusable_tries(trace)):
         return EMPTY if right is None else reason
-    asked = student.chat_prompt(trace.question, _rejected(trace))
-    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(right)))]
+    asked = prompts.chat(trace.question, _rejected(trace))
+    return [ChatExample(id=trace.question.id, messages=(*asked, said(right)))]
 
 
 def _unusable_tries(trace: Trace) -> str | None:
@@ -154,7 +154,7 @@ def _unusable_tries(trace: Trace) -> str | None:
     return _unusable(_right(trace), *(turn.attempt for turn in trace.turns))
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _pairs(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     accepted = _right(trace)
     if accepted is None or not accepted.text.strip():
         return EMPTY
@@ -165,16 +165,16 @@ def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     usable = [attempt for attempt in rejected if not _unusable(attempt)]
     if reason := _unusable(accepted) or (None if usable else _unusable(*rejected)):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [
         PreferencePair(id=f"{trace.question.id}#{number}", prompt=prompt, chosen=accepted.text, rejected=attempt.text)
         for number, attempt in enumerate(usable, 1)
     ]
 
 
-def _decoded_pair(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _decoded_pair(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     low, high = trace.attempts
     if reason := _unusable(low, high):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [PreferencePair(id=trace.question.id, prompt=prompt, chosen=high.text, rejected=low.text)]
