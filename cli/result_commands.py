@@ -30,7 +30,7 @@ def traces(
     ] = None,
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage.")] = None,
     outcome: Annotated[
-        str | None, typer.Option(metavar="OUTCOME", help="Only accepted, exhausted or failed traces.")
+        str | None, typer.Option(metavar="OUTCOME", help="Only accepted, taught, exhausted or failed traces.")
     ] = None,
     limit: Annotated[
         int | None,

@@ -46,7 +46,7 @@ class RunView:
         """The traces of the run under its current settings, in the order in which they were finished.
 
         `stage` is `distill`, `refine` or `self-train` (`self-train-2` for a second turn); `outcome` is `accepted`,
-        `exhausted` or `failed`. Raises `ValueError` for another outcome.
+        `taught`, `exhausted` or `failed`. Raises `ValueError` for another outcome.
         """
         wanted = Outcome(outcome) if outcome is not None else None
         for trace in self._records.current_traces():

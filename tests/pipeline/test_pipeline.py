@@ -19,7 +19,7 @@ from meteor_agents.analysis.status import read_status
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.budget import Budget
 from meteor_agents.calls.recorded import RecordedModel
-from meteor_agents.cli.tables import status_table
+from meteor_agents.cli.tables import guided_updates, status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
 from meteor_agents.evaluation.grading import Panel
@@ -273,6 +273,10 @@ def test_questions_that_no_try_got_right_are_answered_by_the_teacher_and_trained
     assert (stage["taught"], stage["exhausted"], stage["accepted"]) == (len(hard), 0, 40 - len(hard))
     trained = {row.id for job in run.trainer.jobs if job.name.startswith("refine") for row in job.rows}
     assert hard < trained
+    table = io.StringIO()
+    Console(file=table, width=120).print(status_table(status))
+    assert "taught" in table.getvalue()
+    assert "14 answered by the teacher" in (guided_updates(status) or "")
     calls = run.learner.calls
     Run(run.folder, run.learner, run.trainer, refine=taught)()
     assert run.learner.calls == calls
