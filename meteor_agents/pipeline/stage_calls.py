@@ -15,13 +15,14 @@ from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.engine import Conversation
 from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.roles import REFERENCE
 from meteor_agents.settings.run import Settings
 from meteor_agents.training import Checkpoint
 
 
 def distilling(settings: Settings, cast: Cast) -> Conversation:
     """Stage 1's conversation about one question."""
-    guideline = settings.distill.guideline
+    guideline = settings.distill.guideline and settings.teacher.backend != REFERENCE
     judge = cast.judge if settings.distill.revise else None
     return lambda question: conversations.distill(
         question, cast.student, cast.teacher, guideline=guideline, judge=judge

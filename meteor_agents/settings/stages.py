@@ -30,7 +30,8 @@ class DistillSettings(TakeSettings):
     """Stage 1: the student learns from the teacher's answers."""
 
     guideline: bool = True
-    """The student first writes a guideline that the teacher follows. `false` is plain distillation."""
+    """The student first writes a guideline that the teacher follows. `false` is plain distillation. A
+    `reference` teacher cannot read a guideline, so none is asked for."""
     revise: bool = False
     """The student also attempts each question. What the judge finds wrong with it, and the teacher's answer, become a
     further example, which teaches the student to revise. Costs no call of the teacher."""
