@@ -130,7 +130,7 @@ class OpenAICompatibleModel:
     def _body(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._name,
-            "messages": [message.model_dump() for message in messages],
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self._token_limit: sampling.max_tokens,

@@ -33,6 +33,7 @@ _FAILURES = (
     OSError,
 )
 """What the network, the transport and unpacking a body raise."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Secrets:
@@ -154,7 +155,7 @@ class Endpoint:
 
     async def post(self, body: Mapping[str, Any]) -> Answer:
         """The answer to `body`, sent as JSON. Raises `TransientModelError` or `UnreachableError`."""
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        content = _ENCODER.encode(body).encode("utf-8", "replace")
         return await self._sent("POST", self.url, content)
 
     async def get(self, url: httpx.URL) -> Answer:
@@ -172,14 +173,16 @@ class Endpoint:
         )
         try:
             response = await self._transport.handle_async_request(request)
+            headers = dict(response.headers.items())  # by items: `dict` alone looks each name up again
             try:
-                body = await read_body(response, MOST_BYTES if response.is_success else MOST_ERROR_BYTES)
+                most = MOST_BYTES if response.is_success else MOST_ERROR_BYTES
+                body = await read_body(response, headers.get("content-encoding", ""), most)
             finally:
                 await response.aclose()
         except _FAILURES as error:
             failure = self._network_failure(error)
         else:
-            return Answer(response.status_code, response.reason_phrase, dict(response.headers), *body)
+            return Answer(response.status_code, response.reason_phrase, headers, *body)
         raise failure from None  # the library's error holds the request, and with it the key
 
     def _network_failure(self, error: Exception) -> TransientModelError:
