@@ -14,7 +14,7 @@ from meteor_agents.assembly.opening import Opening, Parts, Plan
 from meteor_agents.backends.base_model import trains_here
 from meteor_agents.errors import UsageError
 from meteor_agents.messages import Question
-from meteor_agents.method.strategies import check_strategies
+from meteor_agents.method.decoding.opening import check_strategies
 from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from meteor_agents.messages import AnyMessage, Dropped, Guide, Lineage, Question, Status, Verdict
 from meteor_agents.method.agents import Student, Teacher
-from meteor_agents.method.decoding import Strategy, decoded
+from meteor_agents.method.decoding.preference_pairs import PairRules
+from meteor_agents.method.decoding.strategy import Strategy, decoded
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from meteor_agents.messages import Spoken, Status
-from meteor_agents.method.agents import Student
+from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
 from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
@@ -37,20 +37,20 @@ class TrainingRows(NamedTuple):
     """How many traces gave no row, by reason."""
 
 
-def distillation_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+def distillation_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
     """Stage 1: question -> the teacher's answer, of each accepted trace."""
-    return _rows(traces, lambda trace: _answer(trace, student))
+    return _rows(traces, lambda trace: _answer(trace, prompts))
 
 
-def refinement_rows(traces: Iterable[Trace], student: Student, conversion: str) -> TrainingRows:
+def refinement_rows(traces: Iterable[Trace], prompts: StudentPrompts, conversion: str) -> TrainingRows:
     """Stage 2: the rows of each accepted trace by one of the conversions above, in the order of the traces."""
     convert = {"final": _final, "history": _history, "chat": _chat, "pairs": _pairs}[conversion]
-    return _rows(traces, lambda trace: convert(trace, student))
+    return _rows(traces, lambda trace: convert(trace, prompts))
 
 
-def self_training_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+def self_training_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
     """Stage 3: the high-compute reply preferred over the low-compute one, of each accepted trace."""
-    return _rows(traces, lambda trace: _decoded_pair(trace, student))
+    return _rows(traces, lambda trace: _decoded_pair(trace, prompts))
 
 
 def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
@@ -78,31 +78,31 @@ def _unusable(*replies: Spoken | None) -> str | None:
     return CUT_SHORT if endings == {FinishReason.CUT} else INCOMPLETE
 
 
-def _answer(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _answer(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     answer = trace.answer
     if answer is None:
         return EMPTY
     if reason := _unusable(answer):
         return reason
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=answer.text)]
 
 
-def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _final(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None:
         return EMPTY
     if reason := _unusable(accepted):
         return reason
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=accepted.text)]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _history(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
     parts = [part for turn in rejected for part in (turn.attempt.text.strip(), _second_look(turn))]
     target = "\n\n".join([*parts, last.attempt.text.strip()])
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=target)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=target)]
 
 
 def _second_look(turn: Turn) -> str:
@@ -112,12 +112,12 @@ def _second_look(turn: Turn) -> str:
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _chat(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     if reason := _unusable_tries(trace):
         return reason
     *rejected, last = trace.turns
-    asked = student.chat_prompt(trace.question, rejected)
-    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
+    asked = prompts.chat(trace.question, rejected)
+    return [ChatExample(id=trace.question.id, messages=(*asked, said(last.attempt)))]
 
 
 def _unusable_tries(trace: Trace) -> str | None:
@@ -125,7 +125,7 @@ def _unusable_tries(trace: Trace) -> str | None:
     return _unusable(trace.accepted_attempt, *(turn.attempt for turn in trace.turns))
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _pairs(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     accepted = trace.accepted_attempt
     if accepted is None or not accepted.text.strip():
         return EMPTY
@@ -136,16 +136,16 @@ def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
     usable = [attempt for attempt in rejected if not _unusable(attempt)]
     if reason := _unusable(accepted) or (None if usable else _unusable(*rejected)):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [
         PreferencePair(id=f"{trace.question.id}#{number}", prompt=prompt, chosen=accepted.text, rejected=attempt.text)
         for number, attempt in enumerate(usable, 1)
     ]
 
 
-def _decoded_pair(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _decoded_pair(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     low, high = trace.attempts
     if reason := _unusable(low, high):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [PreferencePair(id=trace.question.id, prompt=prompt, chosen=high.text, rejected=low.text)]

@@ -8,9 +8,9 @@ from meteor_agents.evaluation.grading import ask_and_grade
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Question
 from meteor_agents.method import conversations
+from meteor_agents.method.decoding.opening import open_strategy
+from meteor_agents.method.decoding.preference_pairs import PairRules
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.preference_pairs import PairRules
-from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.engine import Conversation

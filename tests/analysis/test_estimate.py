@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.analysis.estimate import estimate
-from meteor_agents.analysis.figures import Estimate
-from meteor_agents.analysis.rehearsed_run import Given
+from meteor_agents.analysis.estimating.estimate import estimate
+from meteor_agents.analysis.estimating.figures import Estimate
+from meteor_agents.analysis.estimating.rehearsed_run import Given
 from meteor_agents.assembly.opening import open_templates, stored_lineage
 from meteor_agents.backends.local.token_counting import local_counter
 from meteor_agents.backends.scripted import ScriptedModel

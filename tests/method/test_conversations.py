@@ -12,9 +12,9 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.messages import Dropped, Question, Status
 from meteor_agents.method import conversations
 from meteor_agents.method.agents import ModelTeacher, Student
-from meteor_agents.method.decoding import Single
+from meteor_agents.method.decoding.direct import Single
+from meteor_agents.method.decoding.preference_pairs import PairRules
 from meteor_agents.method.judges import ModelJudge, VerifierJudge
-from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.voice import Voice

@@ -102,17 +102,17 @@ def trace_of(*tries: Attempt) -> Trace:
 
 def test_final_teaches_the_accepted_reply_to_the_bare_question() -> None:
     trace, student, _ = held([WRONG, RIGHT])
-    (row,) = refinement_rows([trace], student, "final").rows
-    assert row == Example(id="q1", prompt=student.prompt(QUESTION), target=RIGHT)
+    (row,) = refinement_rows([trace], student.prompts, "final").rows
+    assert row == Example(id="q1", prompt=student.prompts.attempt(QUESTION), target=RIGHT)
 
 
 def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_that_counts() -> None:
     from meteor_agents.method.replies import split_answer
 
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    (row,) = refinement_rows([trace], student, "history").rows
+    (row,) = refinement_rows([trace], student.prompts, "history").rows
     assert isinstance(row, Example)
-    assert row.prompt == student.prompt(QUESTION)
+    assert row.prompt == student.prompts.attempt(QUESTION)
     parts = [WRONG, trace.turns[0].verdict.explanation, "Answer: 5", trace.turns[1].verdict.explanation, RIGHT]
     places = [row.target.index(part) for part in parts]
     assert places == sorted(places)
@@ -121,12 +121,13 @@ def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_
 
 def test_history_of_a_first_try_is_that_try() -> None:
     trace, student, _ = held([RIGHT])
-    assert refinement_rows([trace], student, "history").rows == refinement_rows([trace], student, "final").rows
+    history, final = (refinement_rows([trace], student.prompts, conversion) for conversion in ("history", "final"))
+    assert history.rows == final.rows
 
 
 def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None:
     trace, student, speaker = held([WRONG, "Answer: 5", RIGHT], in_one_chat=True)
-    (row,) = refinement_rows([trace], student, "chat").rows
+    (row,) = refinement_rows([trace], student.prompts, "chat").rows
     assert isinstance(row, ChatExample)
     replies = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     assert [row.messages[:i] for i in replies] == speaker.asked
@@ -135,9 +136,9 @@ def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None
 
 def test_pairs_prefer_the_accepted_reply_over_each_rejected_one() -> None:
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    rows = refinement_rows([trace], student, "pairs").rows
+    rows = refinement_rows([trace], student.prompts, "pairs").rows
     assert rows == [
-        PreferencePair(id=f"q1#{i}", prompt=student.prompt(QUESTION), chosen=RIGHT, rejected=rejected)
+        PreferencePair(id=f"q1#{i}", prompt=student.prompts.attempt(QUESTION), chosen=RIGHT, rejected=rejected)
         for i, rejected in enumerate([WRONG, "Answer: 5"], 1)
     ]
 
@@ -172,13 +173,14 @@ def test_trace_that_cannot_be_learned_is_left_out_with_its_reason(
     conversion: str, tries: list[Attempt], reason: str
 ) -> None:
     good = trace_of(attempt(WRONG), attempt(RIGHT))
-    converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student(), conversion)
+    converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student().prompts, conversion)
     assert [row.id.partition("#")[0] for row in converted.rows] == ["q1"]
     assert converted.left_out == {reason: 2}
 
 
 def test_cut_first_try_does_no_harm_to_the_accepted_reply() -> None:
-    converted = refinement_rows([trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))], silent_student(), "final")
+    trace = trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))
+    converted = refinement_rows([trace], silent_student().prompts, "final")
     assert (len(converted.rows), converted.left_out) == (1, {})
 
 
@@ -186,7 +188,7 @@ def test_trace_of_an_older_run_that_holds_only_truncated_is_left_out_all_the_sam
     stored = trace_of(attempt(RIGHT, truncated=True)).model_dump(mode="json")
     for message in stored["messages"]:
         message.pop("ending", None)
-    assert refinement_rows([Trace.model_validate(stored)], silent_student(), "final").left_out == {CUT_SHORT: 1}
+    assert refinement_rows([Trace.model_validate(stored)], silent_student().prompts, "final").left_out == {CUT_SHORT: 1}
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -199,8 +201,8 @@ def test_decoded_pair_needs_two_complete_replies(side: int, ending: FinishReason
     good = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
     both[side] = attempt(both[side].text, ending=ending)
     bad = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
-    rows, left_out = self_training_rows([good, bad], silent_student())
-    prompt = silent_student().prompt(QUESTION)
+    rows, left_out = self_training_rows([good, bad], silent_student().prompts)
+    prompt = silent_student().prompts.attempt(QUESTION)
     assert rows == [PreferencePair(id="q1", prompt=prompt, chosen=RIGHT, rejected=WRONG)]
     assert left_out == {reason: 1}
 
@@ -209,7 +211,7 @@ def test_decoded_pair_needs_two_complete_replies(side: int, ending: FinishReason
 def test_answer_that_is_not_complete_is_left_out_of_stage_one(ending: FinishReason) -> None:
     answer = Answer(text="Three.", model="m", weights="w", ending=ending)
     trace = Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
-    assert distillation_rows([trace], silent_student()) == ([], {INCOMPLETE: 1})
+    assert distillation_rows([trace], silent_student().prompts) == ([], {INCOMPLETE: 1})
 
 
 def test_answer_without_text_is_left_out_of_stage_one() -> None:
@@ -217,7 +219,7 @@ def test_answer_without_text_is_left_out_of_stage_one() -> None:
         answer = Answer(text=text, model="m", weights="w")
         return Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
 
-    converted = distillation_rows([answered("Three."), answered(" ")], silent_student())
+    converted = distillation_rows([answered("Three."), answered(" ")], silent_student().prompts)
     assert ([row.id for row in converted.rows], converted.left_out) == (["q1"], {EMPTY: 1})
 
 

@@ -196,7 +196,7 @@ class Updates:
     def _converted(self, ids: Sequence[str]) -> TrainingRows:
         """The training rows of these traces, in the order of their ids, so that equal sets make equal data."""
         traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
-        return refinement_rows(traces, self._session.cast.student, self._session.settings.refine.conversion)
+        return refinement_rows(traces, self._session.cast.student.prompts, self._session.settings.refine.conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
@@ -210,7 +210,7 @@ class Updates:
         count = round(examples * self._session.settings.refine.replay)
         if not count:
             return []
-        known = distillation_rows(answered(self._session), self._session.cast.student).rows
+        known = distillation_rows(answered(self._session), self._session.cast.student.prompts).rows
         if not known:
             raise UsageError(
                 "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"
