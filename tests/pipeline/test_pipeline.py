@@ -18,7 +18,7 @@ from meteor_agents import prompts
 from meteor_agents.analysis.status import read_status
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.budget import Budget
-from meteor_agents.calls.recorded import RecordedModel
+from meteor_agents.calls.recorded import Called, RecordedModel
 from meteor_agents.cli.tables import guided_updates, status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
@@ -159,9 +159,8 @@ class Run:
 
         def recorded(role: str, speaker: ScriptedModel, versioned: bool) -> RecordedModel:
             weights = (lambda: speaker.weights) if versioned else None
-            return RecordedModel(
-                speaker, role=role, identity=role, store=store, budget=budget, observer=observer, weights=weights
-            )
+            called = Called(role=role, identity=role)
+            return RecordedModel(speaker, called, store=store, budget=budget, observer=observer, weights=weights)
 
         student = recorded("student", model, True)
         judge: VerifierJudge | ModelJudge = VerifierJudge(open_verifier("numeric", {}, Path()))
