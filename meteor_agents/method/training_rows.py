@@ -127,8 +127,10 @@ def _rejected(trace: Trace) -> list[Turn]:
 
 def _history(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     right = _right(trace)
-    if right is None or (reason := _unusable_tries(trace)):
-        return EMPTY if right is None else reason
+    if right is None:
+        return EMPTY
+    if reason := _unusable_tries(trace):
+        return reason
     parts = [part for turn in _rejected(trace) for part in (turn.attempt.text.strip(), _second_look(turn))]
     target = "\n\n".join([*parts, right.text.strip()])
     return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=target)]
@@ -143,8 +145,10 @@ def _second_look(turn: Turn) -> str:
 
 def _chat(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     right = _right(trace)
-    if right is None or (reason := _unusable_tries(trace)):
-        return EMPTY if right is None else reason
+    if right is None:
+        return EMPTY
+    if reason := _unusable_tries(trace):
+        return reason
     asked = prompts.chat(trace.question, _rejected(trace))
     return [ChatExample(id=trace.question.id, messages=(*asked, said(right)))]
 

@@ -133,7 +133,9 @@ def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(con
     assert learned
     assert all(text.endswith(RIGHT) for text in learned)
     if conversion == "revise":
-        assert "Answer: 5" in rows[1].prompt[-1].content  # the last try, though it had no guide of its own
+        revision = rows[1]
+        assert isinstance(revision, Example)
+        assert "Answer: 5" in revision.prompt[-1].content  # the last try, though it had no guide of its own
     if conversion == "pairs":
         assert [row.rejected for row in rows if isinstance(row, PreferencePair)] == [WRONG, "Answer: 5"]
 
