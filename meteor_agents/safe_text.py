@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 MAX_DEPTH = 100
@@ -28,15 +30,16 @@ def clean(text: str) -> str:
     >>> clean("half: \\ud83d")
     'half: \ufffd'
     """
-    if not _NOT_STORABLE.search(text):
+    if "\0" not in text and (text.isascii() or not _NOT_STORABLE.search(text)):
         return text
     return _NOT_STORABLE.sub("\ufffd", _PAIRS.sub(_characters, text))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value that `text` holds as JSON, with every string and key in it made `clean`.
 
-    A byte order mark at the start is skipped. NaN and Infinity, which are not JSON but which pandas and others write for
+    `pairs` makes an object of its keys and values, where a plain dictionary will not do; it may raise `ValueError`. A byte
+    order mark at the start is skipped. NaN and Infinity, which are not JSON but which pandas and others write for
     a missing number, and floats too large for a computer are read as None. Raises `ValueError`, and nothing else, for text
     that is not JSON (`json.JSONDecodeError`), for more than `MAX_DEPTH` levels of nesting and for an integer of more than
     `MAX_DIGITS` digits.
@@ -46,7 +49,7 @@ def parse_json(text: str) -> Any:
     """
     text = clean(text.removeprefix("\ufeff"))
     try:
-        value = _DECODER.decode(text)
+        value = (_decoder(pairs) if pairs else _DECODER).decode(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH:
@@ -84,7 +87,14 @@ def _float(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+@lru_cache(maxsize=8)
+def _decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=pairs, parse_int=_integer, parse_float=_float, parse_constant=lambda _: None
+    )
+
+
+_DECODER = _decoder(None)
 
 
 def _check_depth(value: Any) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 
 from meteor_agents.errors import UnrecordedCallError
 from meteor_agents.messages import Attempt, Question, Spoken, Status, Verdict
 from meteor_agents.method.replies import VERDICT_SCHEMA, parse_verdict
 from meteor_agents.method.voice import Voice
-from meteor_agents.models import FinishReason, Occasion
+from meteor_agents.models import FinishReason, Occasion, SamplingParams
 from meteor_agents.verifiers import ComparesAnswers, Verifier
 
 READINGS = 2
@@ -87,14 +88,15 @@ class ModelJudge:
 
         `schema` is the JSON schema of a readable reply. Of a reply that stays unreadable, what `parse` makes of it.
         """
-        sampling = self._voice.sampling.model_copy(update={"json_schema": schema})
+        sampling = _holding(self._voice.sampling, schema)
         messages = self._voice.prompt(template, question=question, **variables)
         quoted = (*_texts(question), *(spoken.text for spoken in variables.values() if isinstance(spoken, Spoken)))
         read: list[Parsed] = []
         asked = 0
         while True:
             try:
-                reply = await self._voice.complete(messages, replace(occasion, again=len(read)), sampling)
+                again = replace(occasion, again=len(read)) if read else occasion
+                reply = await self._voice.complete(messages, again, sampling)
             except UnrecordedCallError:  # a replay, whose run asked no further
                 if len(read) < READINGS:
                     raise
@@ -105,6 +107,12 @@ class ModelJudge:
             enough = asked == READINGS or len(read) == MOST_READINGS
             if readable(read[-1]) or reply.finish_reason in NOT_ASKED_AGAIN or enough:
                 return read[-1]
+
+
+@lru_cache(maxsize=64)
+def _holding(sampling: SamplingParams, schema: str) -> SamplingParams:
+    """The sampling, held to a JSON schema."""
+    return sampling.model_copy(update={"json_schema": schema})
 
 
 def _verdict(reply: JudgeReply) -> Verdict:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from meteor_agents.analysis.rehearsal import COMPARISONS, SCORES, VERDICTS
-from meteor_agents.analysis.rehearsed_run import RehearsedRun
+from meteor_agents.analysis.estimating.rehearsal import COMPARISONS, SCORES, VERDICTS
+from meteor_agents.analysis.estimating.rehearsed_run import RehearsedRun
 from meteor_agents.evaluation.comparison import compare
 from meteor_agents.evaluation.grading import Panel, ask_and_grade, grade
 from meteor_agents.evaluation.results import read_graded_reply
