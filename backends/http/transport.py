@@ -33,6 +33,8 @@ _FAILURES = (
     OSError,
 )
 """What the network, the transport and unpacking a body raise."""
+_NOT_HTTP = (aiohttp.ClientResponseError, aiohttp.http_exceptions.HttpProcessingError, httpx.RemoteProtocolError)
+"""What is raised for an answer whose headers break the protocol, or for a connection that ends within an answer."""
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
@@ -187,12 +189,16 @@ class Endpoint:
 
     def _network_failure(self, error: Exception) -> TransientModelError:
         # The transport turns a refused connection into httpx's time-out too; what it came from tells them apart.
-        late = isinstance(error.__cause__ or error, (TimeoutError, httpx.TimeoutException))
+        source = error.__cause__ or error
+        late = isinstance(source, (TimeoutError, httpx.TimeoutException))
         words = self.secrets.quoted(str(error) or type(error).__name__)
         host = self.url.host
         if isinstance(error, httpx.DecodingError):
             return TransientModelError(f"{self.name}: the reply of {host} cannot be read: {words}")
-        what = f"no reply in time from {host}" if late else f"no connection to {host}"
+        if late:
+            what = f"no reply in time from {host}"
+        else:
+            what = f"no answer in HTTP from {host}" if isinstance(source, _NOT_HTTP) else f"no connection to {host}"
         return (TransientModelError if late else UnreachableError)(f"{self.name}: {what}: {words}", late=late)
 
 
