@@ -53,6 +53,7 @@ def supervised_logits(model: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls_and_the_chosen_replies_pull_ahead(name: LossName, loaded: tuple[Any, list[Any]]) -> None:
     pytest.importorskip("deepspeed", reason="needs the packages of the extra [train]")
+    from meteor_agents.backends.training.ranks.batches import Mixture
     from meteor_agents.backends.training.ranks.preference_batches import divergence_of, pair_loss, with_reference
 
     loss = PairwiseLoss(name=name, nll=0.05, length_desensitise=0.5, **({"margin": 0.5} if name == "hinge" else {}))
@@ -62,7 +63,7 @@ def test_loss_falls_and_the_chosen_replies_pull_ahead(name: LossName, loaded: tu
     seen = []
     for _ in range(12):
         divergence = divergence_of(engine, [rows[:3], rows[3:]], rows, loss, CPU)
-        parts = [pair_loss(engine, part, loss, divergence, len(rows), CPU) for part in (rows[:3], rows[3:])]
+        parts = [pair_loss(engine, part, loss, divergence, Mixture.of(rows), CPU) for part in (rows[:3], rows[3:])]
         optimizer.zero_grad()
         sum(part.loss for part in parts).backward()  # type: ignore[union-attr]  # two parts: no int is left
         optimizer.step()

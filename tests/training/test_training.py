@@ -278,7 +278,7 @@ def test_loss_in_chunks_is_the_loss_of_the_whole() -> None:
     from meteor_agents.backends.training.ranks.losses import CHUNK, sft_loss, summed_in_chunks
 
     def learned(logits: Any, chunk: int = CHUNK) -> tuple[float, Any]:
-        loss = summed_in_chunks(partial(sft_loss, total=5.0), logits, labels, chunk)
+        loss = summed_in_chunks(partial(sft_loss, total=5.0), logits, labels, chunk=chunk)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.item(), logits.grad
 

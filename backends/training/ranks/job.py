@@ -22,7 +22,7 @@ from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.backends.training.ranks.steps import train_steps
 from meteor_agents.backends.training.ranks.trained_weights import change_of, gather_masters, write_trained
 from meteor_agents.backends.training.work_folder import WorkFolder
-from meteor_agents.training import optimizer_beside
+from meteor_agents.training import PairwiseLoss, optimizer_beside
 from meteor_agents.weight_files import is_float32
 
 
@@ -58,7 +58,7 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         engine = open_engine(model, config, job.settings, rank)
         exact = job.carries_optimizer and load_optimizer(engine, rank, optimizer_beside(job.start.path))
     rows = encoding.rows
-    if job.loss is not None:
+    if isinstance(job.loss, PairwiseLoss):
         with clock("reference"):
             rows = with_reference(engine, rows, job.loss, plan.micro_batch_size, rank.device)
     with clock("steps"):
