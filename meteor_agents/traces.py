@@ -26,7 +26,8 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     """It ended with something to train on."""
     EXHAUSTED = "exhausted"
-    """It ended without: every try was judged incorrect, or a pair had no preference. Never trained on."""
+    """It ended without: every try was judged incorrect, or a pair had no preference. Only self-distillation trains on
+    it."""
     FAILED = "failed"
     """It could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
 

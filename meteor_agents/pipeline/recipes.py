@@ -61,7 +61,8 @@ class Recipes:
         training = (
             self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
         )
-        options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        unused = set() if self._settings.refine.conversion == "self_distill" else {"divergence"}
+        options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"} | unused)
         if self._settings.refine.in_one_chat:
             options["feedback"] = self._prompt_hashes["student_feedback"]
         return self._recipe(REFINE, entered, **options, base_training=training)

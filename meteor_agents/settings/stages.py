@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.section import Section
-from meteor_agents.training import LossName, PairwiseLoss
+from meteor_agents.training import Divergence, LossName, PairwiseLoss, SelfDistillation
 
 STAGES_THAT_TRAIN = ("distill", "refine", "self_train")
 """The sections of the stages, in the order in which a run does them."""
@@ -73,13 +73,18 @@ class RefineSettings(LossSettings):
     iterations: int = Field(default=3, ge=1)
     """Tries for one question (N in the paper)."""
     update_every: int = Field(default=10, ge=1)
-    """Accepted traces until the student is trained again (K in the paper)."""
+    """Accepted traces until the student is trained again (K in the paper). With `conversion: self_distill` exhausted ones,
+    whose every try was wrong, count too, because they teach as well."""
     guide_from: Literal["judge", "teacher"] = "judge"
     """Who writes the guide that follows a wrong try."""
-    conversion: Literal["final", "history", "chat", "pairs"] = "final"
+    conversion: Literal["final", "history", "chat", "pairs", "self_distill"] = "final"
     """What a trace teaches. `final`: the accepted reply. `history`: all tries and what was wrong with them, as one reply.
     `chat`: the tries as one chat; the student is then also asked in one chat. `pairs`: the accepted reply is preferred to
-    the rejected ones, with `loss`."""
+    the rejected ones, with `loss`; where none was rejected, it is learned as with `final`. `self_distill`: on its own
+    rejected replies, the student learns to predict each token as it does once it was told what is wrong with them."""
+    divergence: Divergence = "reverse"
+    """With `conversion: self_distill`: how the two predictions are compared. `reverse` gives up what the told student finds
+    unlikely, `forward` takes up all that it finds likely, `jsd` lies between them."""
     init: Literal["previous", "base"] = "previous"
     """Which weights an update starts from: `previous`, the student as it is now, or `base`, as it entered the stage."""
     data: Literal["buffer", "cumulative"] = "buffer"
@@ -89,22 +94,30 @@ class RefineSettings(LossSettings):
     staleness: int = Field(default=1, ge=1)
     """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
     replay: float = Field(default=0.0, ge=0, le=4)
-    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own examples."""
+    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own rows."""
 
     @property
     def in_one_chat(self) -> bool:
         """The student sees its earlier tries as turns of one chat."""
         return self.conversion == "chat"
 
+    @property
+    def loss_beside_supervised(self) -> PairwiseLoss | SelfDistillation | None:
+        """The loss of the rows that are not single replies to learn; None when the conversion makes no others."""
+        if self.conversion == "pairs":
+            return self.pairwise
+        return SelfDistillation(divergence=self.divergence) if self.conversion == "self_distill" else None
+
     @model_validator(mode="after")
     def _loss_and_rows_agree(self) -> Self:
         pairs = self.conversion == "pairs"
-        if pairs and self.replay:
-            raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
+        if self.divergence != "reverse" and self.conversion != "self_distill":
+            raise ValueError(f"divergence belongs to conversion: self_distill, and the conversion is {self.conversion}")
         of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
         given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
         if given and not pairs:
-            raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")
+            why = "has divergence instead" if self.conversion == "self_distill" else "trains on single replies"
+            raise ValueError(f"{min(given)} belongs to conversion: pairs; {self.conversion} {why}")
         return self
 
 
