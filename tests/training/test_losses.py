@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meteor_agents.training import LossName, PairwiseLoss
+from meteor_agents.training import Divergence, LossName, PairwiseLoss
 
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
@@ -205,6 +205,77 @@ def test_nll_on_the_winner_agrees_with_trl_where_winners_are_of_one_length() -> 
     assert mine.item() == pytest.approx(their.item(), abs=1e-5)
     gradients = batch.gradients_of(mine)
     assert torch.allclose(gradients, batch.gradients_of(their), atol=1e-5)
+
+
+# Self-distillation: SDPO's trainer, and the divergence of GKD's
+
+REPLY_LENGTHS = (3, 6, 1)
+
+
+class Predictions:
+    """Random logits over a small vocabulary at the tokens of replies, with and without feedback, padded."""
+
+    def __init__(self, seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        shape = (len(REPLY_LENGTHS), max(REPLY_LENGTHS), 11)
+        self.student = (2 * torch.randn(shape, generator=random)).requires_grad_()
+        self.informed = 2 * torch.randn(shape, generator=random)
+        self.mask = torch.tensor([[1.0] * n + [0.0] * (max(REPLY_LENGTHS) - n) for n in REPLY_LENGTHS])
+
+    def ours(self, divergence: Divergence) -> Any:
+        from meteor_agents.backends.training.ranks.losses import distillation_loss
+
+        inside = self.mask.bool()
+        weights = (self.mask / self.mask.sum(1, keepdim=True) / len(self.mask))[inside]
+        return distillation_loss(self.student[inside], self.informed[inside], weights, divergence)
+
+
+def trl_sdpo(predictions: Predictions, alpha: float) -> Any:
+    """SDPO's loss over the whole vocabulary, without the correction for replies of older weights."""
+    module = trl("trl.experimental.sdpo.sdpo_trainer")
+    stub = trainer(_log_self_distillation_metric=lambda *_: None)
+    stub.args = SimpleNamespace(distillation_mode="full_logits", distillation_alpha=alpha, distillation_is_clip=None)
+    inputs = SimpleNamespace(
+        student_logits=predictions.student, teacher_logits=predictions.informed, loss_mask=predictions.mask
+    )
+    model = SimpleNamespace(training=True)
+    return module.SDPOTrainer._compute_self_distillation_loss(stub, model, {}, inputs)
+
+
+ALPHAS: dict[Divergence, float] = {"reverse": 1.0, "forward": 0.0, "jsd": 0.5}
+
+
+@pytest.mark.parametrize("divergence", ALPHAS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore")
+def test_self_distillation_agrees_with_trls_sdpo(divergence: Divergence, seed: int) -> None:
+    predictions = Predictions(seed)
+    mine, their = predictions.ours(divergence), trl_sdpo(predictions, ALPHAS[divergence])
+    assert mine.item() == pytest.approx(their.item(), abs=1e-5)
+    (gradient,), (other,) = (torch.autograd.grad(loss, predictions.student) for loss in (mine, their))
+    assert torch.allclose(gradient, other, atol=1e-5)
+    assert gradient.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("divergence", ALPHAS)
+@pytest.mark.filterwarnings("ignore")
+def test_token_divergences_agree_with_trls_gkd(divergence: Divergence) -> None:
+    from meteor_agents.backends.training.ranks.losses import token_divergences
+
+    predictions = Predictions(5)
+    theirs = trl("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss(
+        predictions.student, predictions.informed, beta=ALPHAS[divergence], reduction="none"
+    )
+    mine = token_divergences(predictions.student.flatten(0, 1), predictions.informed.flatten(0, 1), divergence)
+    assert torch.allclose(mine, theirs.sum(-1).flatten(), atol=1e-5)
+
+
+def test_informed_predictions_get_no_gradient() -> None:
+    predictions = Predictions(2)
+    predictions.informed.requires_grad_()
+    predictions.ours("jsd").backward()
+    assert predictions.informed.grad is None
+    assert predictions.student.grad.abs().max() > 0
 
 
 # By themselves

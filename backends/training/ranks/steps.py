@@ -60,7 +60,7 @@ def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, jo
     share = plan.share(batch, rank.index)
     divergence = divergence_of(engine, share, batch, job.loss, rank.device)
     for rows in share:
-        loss, margin = _micro_loss(engine, rows, batch, job.loss, divergence, rank, packed)
+        loss, margin = micro_loss(engine, rows, batch, job.loss, divergence, rank, packed)
         sums += torch.stack([loss.detach(), margin])
         engine.backward(loss * (plan.accumulation * plan.ranks))  # DeepSpeed averages over both; the loss is a sum
         engine.step()
@@ -71,7 +71,7 @@ def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, jo
     return Step(total, sum(row.tokens for row in batch), margin, time.perf_counter() - began, rate)
 
 
-def _micro_loss(
+def micro_loss(
     engine: Any,
     rows: list[EncodedRow],
     batch: list[EncodedRow],
