@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,19 @@ EXAMPLES: list[TrainingRow] = [
 ]
 PAIRS: list[TrainingRow] = [
     PreferencePair(
-        id=f"p{i}", prompt=asked(i), chosen=f"It is {2 * i}." + " Sure." * (i % 3), rejected="Who knows?" + " Not I." * i
+        id=f"p{i}",
+        prompt=asked(i),
+        chosen=f"It is {2 * i}." + " Sure." * (i % 3),
+        rejected="Who knows?" + " Not I." * i,
     )
     for i in range(4)
 ]
 REPLIES: list[TrainingRow] = [
     DistilledReply(
-        id=f"d{i}", prompt=asked(i), informed=asked(i, f" It is not {3 * i}. Count on."), reply=f"It is {3 * i}." + " So." * i
+        id=f"d{i}",
+        prompt=asked(i),
+        informed=asked(i, f" It is not {3 * i}. Count on."),
+        reply=f"It is {3 * i}." + " So." * i,
     )
     for i in range(4)
 ]
@@ -208,12 +214,15 @@ def test_gradient_of_a_mixed_batch_is_that_of_plain_torch_however_it_is_split(ba
         agree(student.gradient(0, 1, micro_batch_size), expected)
 
 
+ON_TWO_RANKS = ("dpo", "kto", "reverse")
+
+
 def compute(rank: int, base: Path, folder: Path) -> None:
     """One of two ranks: its part of each case's loss and gradient, summed over both, is written by rank 0."""
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     found = {}
-    for case in CASES:
+    for case in ON_TWO_RANKS:
         loss, gradient = Student(base, case).gradient(rank, 2, 2)
         both = torch.cat([torch.tensor([loss]), gradient])
         torch.distributed.all_reduce(both)
@@ -226,39 +235,44 @@ def compute(rank: int, base: Path, folder: Path) -> None:
 def test_gradient_of_a_mixed_batch_is_the_same_on_two_ranks(base: Path, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(compute, (base, tmp_path), nprocs=2)
     found = torch.load(tmp_path / "found.pt")
-    for case in CASES:
+    for case in ON_TWO_RANKS:
         agree((found[case][0].item(), found[case][1:]), Student(base, case).expected())
 
 
 # Whole updates under DeepSpeed
 
 
-def train(job: TrainingJob, folder: Path) -> tuple[TrainingReport, list[float]]:
+Train = Callable[[TrainingJob, Path], tuple[TrainingReport, list[float]]]
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Train]:
+    """Does jobs one after another in the same processes; the report, and the loss of each step."""
     from meteor_agents.backends.training.trainer import DeepSpeedTrainer
     from meteor_agents.events import Event, TrainingProgress
 
-    async def once() -> TrainingReport:
+    with asyncio.Runner() as runner:
         trainer = DeepSpeedTrainer()
-        try:
-            return await trainer.train(job, folder, events.append)
-        finally:
-            await trainer.aclose()
 
-    events: list[Event] = []
-    report = asyncio.run(once())
-    return report, [event.loss for event in events if isinstance(event, TrainingProgress)]
+        def run(job: TrainingJob, folder: Path) -> tuple[TrainingReport, list[float]]:
+            events: list[Event] = []
+            report = runner.run(trainer.train(job, folder, events.append))
+            return report, [event.loss for event in events if isinstance(event, TrainingProgress)]
+
+        yield run
+        runner.run(trainer.aclose())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["kto", "reverse"])
-def test_mixed_update_trains_alike_on_one_rank_and_on_two_that_hold_half_the_weights_each(
-    base: Path, tmp_path: Path, case: str
+def test_mixed_updates_train_alike_on_one_rank_and_on_two_that_hold_half_the_weights_each(
+    base: Path, tmp_path: Path, train: Train
 ) -> None:
     """Batches of 4 and 3 as micro-batches of one row: ranks are without rows, or without some kind of row, at times."""
-    loss, rows = CASES[case]
     too_long = Example(id="long", prompt=asked(1), target="word " * 200)
+    cases = ("kto", "reverse")
 
-    def job(config: str, processes: int) -> TrainingJob:
+    def job(case: str, config: str, processes: int) -> TrainingJob:
+        loss, rows = CASES[case]
         settings = TrainingSettings(
             config=config, processes=processes, learning_rate=2e-3, epochs=6, batch_size=4, micro_batch_size=1,
             dtype="float32", max_length=128, packing=True,
@@ -266,19 +280,21 @@ def test_mixed_update_trains_alike_on_one_rank_and_on_two_that_hold_half_the_wei
         start = Checkpoint(version="base", path=base)
         return TrainingJob(name="refine-001", rows=(*rows, too_long), start=start, settings=settings, loss=loss)
 
-    one, losses = train(job("zero2", 1), tmp_path / "one")
-    two, others = train(job("zero3", 2), tmp_path / "two")
-    assert len(losses) == 12
-    assert losses == pytest.approx(others, rel=1e-3)
-    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
-    assert (one.rows_used, one.rows_too_long) == (two.rows_used, two.rows_too_long) == (7, 1)
-    assert ("margin_last" in one.metrics) is (case == "kto")
+    on_one = {case: train(job(case, "zero2", 1), tmp_path / f"{case}-1") for case in cases}
+    on_two = {case: train(job(case, "zero3", 2), tmp_path / f"{case}-2") for case in cases}
+    for case in cases:
+        (one, losses), (two, others) = on_one[case], on_two[case]
+        assert len(losses) == 12
+        assert losses == pytest.approx(others, rel=1e-3)
+        assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+        assert (one.rows_used, one.rows_too_long) == (two.rows_used, two.rows_too_long) == (7, 1)
+        assert ("margin_last" in one.metrics) is (case == "kto")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [SelfDistillation(), SelfDistillation(divergence="forward")])
 def test_distilled_student_predicts_without_the_feedback_what_it_predicts_with_it(
-    base: Path, tmp_path: Path, loss: SelfDistillation
+    base: Path, tmp_path: Path, loss: SelfDistillation, train: Train
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -290,9 +306,12 @@ def test_distilled_student_predicts_without_the_feedback_what_it_predicts_with_i
     _, losses = train(job, tmp_path / "new")
 
     rows = encode_rows(AutoTokenizer.from_pretrained(base), REPLIES, 256).rows
-    before, after = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (base, tmp_path / "new"))
-    with torch.no_grad():
-        at_first, at_last = (sum(expected_divergence(model, row.sequences, loss).item() for row in rows) / len(rows)
-                             for model in (before, after))  # fmt: skip
+
+    def divergence_of(folder: Path) -> float:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            return sum(expected_divergence(model, row.sequences, loss).item() for row in rows) / len(rows)
+
+    at_first, at_last = divergence_of(base), divergence_of(tmp_path / "new")
     assert losses[0] == pytest.approx(at_first, rel=1e-4)
     assert at_last < 0.5 * at_first

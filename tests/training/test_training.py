@@ -33,10 +33,12 @@ from meteor_agents.errors import SettingsError, TrainingError
 from meteor_agents.models import ChatMessage
 from meteor_agents.training import (
     Checkpoint,
+    DistilledReply,
     Example,
     LoraSettings,
     PairwiseLoss,
     PreferencePair,
+    SelfDistillation,
     TrainingJob,
     TrainingRow,
     TrainingSettings,
@@ -46,6 +48,9 @@ from tests.support.tiny_model import make_tiny, real_tokenizer
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
 PROMPT = (ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Why is the sky blue?"))
+DISTILLED = DistilledReply(
+    id="d", prompt=PROMPT, informed=(*PROMPT[:1], ChatMessage(role="user", content="Not paint. Why?")), reply="Paint."
+)
 PRESETS = ["zero1", "zero2", "zero3", "zero2-offload", "zero3-offload"]
 
 
@@ -225,10 +230,27 @@ def test_job_version_is_decided_by_data_start_settings_and_loss() -> None:
         job(settings=TrainingSettings(learning_rate=1e-3)).version(),
         job(settings=TrainingSettings(lora=LoraSettings(r=8))).version(),
         job(loss=PairwiseLoss()).version(),
+        job(loss=SelfDistillation()).version(),
+        job(loss=SelfDistillation(divergence="jsd")).version(),
+        *(
+            job(rows=(example(0), row), loss=SelfDistillation()).version()
+            for row in (DISTILLED, DISTILLED.model_copy(update={"informed": PROMPT}))
+        ),
     ]
     assert len(set(versions)) == len(versions)
     assert job().version() == versions[0]
     assert job(start=Checkpoint(version="base", path=Path("elsewhere"))).version() == versions[0]
+
+
+@pytest.mark.parametrize("loss", [None, PairwiseLoss(), SelfDistillation()])
+def test_rows_without_their_loss_are_refused(loss: PairwiseLoss | SelfDistillation | None) -> None:
+    pair = PreferencePair(id="p", prompt=PROMPT, chosen="Scattering.", rejected="Paint.")
+    for row, needed in ((pair, PairwiseLoss), (DISTILLED, SelfDistillation)):
+        if isinstance(loss, needed):
+            assert job(rows=(example(0), row), loss=loss).rows[1] == row
+        else:
+            with pytest.raises(ValueError, match=f"row {row.id}: .* needs {needed.__name__}"):
+                job(rows=(example(0), row), loss=loss)
 
 
 lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
@@ -326,9 +348,11 @@ def test_job_survives_its_files(tmp_path: Path) -> None:
     original = job(
         rows=(pair,), loss=PairwiseLoss(margin=0.2), start=Checkpoint(version="base", path=tmp_path / "base")
     )
-    work = WorkFolder(tmp_path / "work")
-    work.write(original, {"zero_optimization": {"stage": 2}})
-    assert work.read() == (original, {"zero_optimization": {"stage": 2}})
+    for number, mixed in enumerate([original, job(rows=(DISTILLED, example(0)), loss=SelfDistillation(divergence="jsd"))]):
+        given = mixed.model_copy(update={"start": original.start})
+        work = WorkFolder(tmp_path / f"work-{number}")
+        work.write(given, {"zero_optimization": {"stage": 2}})
+        assert work.read() == (given, {"zero_optimization": {"stage": 2}})
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
