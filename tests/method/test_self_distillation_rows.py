@@ -45,8 +45,9 @@ def test_each_rejected_reply_stands_after_the_question_and_after_the_very_prompt
         DistilledReply(id=f"q1#{i}", prompt=speaker.asked[0], informed=speaker.asked[i], reply=reply)
         for i, reply in enumerate([WRONG, "Answer: 5"], 1)
     ]
-    assert all(trace.turns[i].verdict.explanation in rows[i].informed[-1].content for i in (0, 1)
-               if isinstance(rows[i], DistilledReply))  # fmt: skip
+    for turn, row in zip(trace.turns[:2], rows, strict=True):
+        assert isinstance(row, DistilledReply)
+        assert turn.verdict.explanation in row.informed[-1].content
 
 
 def test_exhausted_traces_teach_with_their_last_try_too_and_failed_ones_do_not() -> None:

@@ -63,8 +63,8 @@ def test_self_distillation_updates_when_accepted_and_exhausted_traces_fill_the_b
 
 
 @pytest.mark.parametrize("conversion", ["pairs", "self_distill"])
-@pytest.mark.parametrize("stop_after", [75, 100, 115])
-def test_a_stopped_run_makes_the_very_checkpoints_of_an_uninterrupted_one(
+@pytest.mark.parametrize("stop_after", [125, 155, 195])
+def test_a_run_stopped_in_stage_two_makes_the_very_checkpoints_of_an_uninterrupted_one(
     tmp_path: Path, conversion: str, stop_after: int
 ) -> None:
     class Stop(Exception):

@@ -118,6 +118,7 @@ class Student:
         divergence = divergence_of(engine, share, self.rows, self.loss, CPU)
         total = 0.0
         for rows in share:
+            loss: Any
             loss, _ = micro_loss(
                 engine, rows, self.rows, self.loss, divergence, Rank(rank, ranks, CPU, torch.float32), None
             )
@@ -135,7 +136,7 @@ class Student:
             total = total + self.expected_of_pairs(pairs, self.loss)
         else:
             total = total + sum(expected_divergence(self.model, row.sequences, self.loss) for row in replies)
-        loss = total / len(self.rows)
+        loss: Any = total / len(self.rows)
         loss.backward()
         return loss.item(), flat_gradient(self.model)
 
@@ -310,7 +311,7 @@ def test_distilled_student_predicts_without_the_feedback_what_it_predicts_with_i
     def divergence_of(folder: Path) -> float:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         with torch.no_grad():
-            return sum(expected_divergence(model, row.sequences, loss).item() for row in rows) / len(rows)
+            return float(sum(expected_divergence(model, row.sequences, loss) for row in rows)) / len(rows)
 
     at_first, at_last = divergence_of(base), divergence_of(tmp_path / "new")
     assert losses[0] == pytest.approx(at_first, rel=1e-4)

@@ -67,8 +67,8 @@ def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, jo
     if rank.count > 1:
         torch.distributed.all_reduce(sums)
     total, margin_mean = sums.tolist()
-    margin = margin_mean if Mixture.of(batch).pairs else None
-    return Step(total, sum(row.tokens for row in batch), margin, time.perf_counter() - began, rate)
+    mean = margin_mean if Mixture.of(batch).pairs else None
+    return Step(total, sum(row.tokens for row in batch), mean, time.perf_counter() - began, rate)
 
 
 def micro_loss(
