@@ -46,8 +46,10 @@ def test_update_with_pairs_also_learns_undisputed_replies_and_replays_stage_one(
     assert all("left_out" not in round_ or not round_["left_out"] for round_ in status["rounds"])
 
 
-def test_self_distillation_updates_when_accepted_and_exhausted_traces_fill_the_buffer(tmp_path: Path) -> None:
-    refine = {"update_every": 10, "questions": 30, "conversion": "self_distill", "divergence": "jsd", "replay": 1.0}
+@pytest.mark.parametrize("mode", ["sync", "overlap"])
+def test_self_distillation_updates_when_accepted_and_exhausted_traces_fill_the_buffer(tmp_path: Path, mode: str) -> None:
+    distils = {"conversion": "self_distill", "divergence": "jsd", "replay": 1.0}
+    refine = {"update_every": 10, "questions": 30, "mode": mode, **distils}
     run = Run(tmp_path / "run", Stubborn(), FolderTrainer(), refine=refine)
     status = run()
     assert status["stages"]["refine"]["exhausted"] == 5
