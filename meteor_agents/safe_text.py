@@ -14,6 +14,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 300
 """Digits of an integer that `parse_json` reads. Every such integer still fits a float."""
 
+_PAIRS = re.compile("(?:[\ud800-\udbff][\udc00-\udfff])+")
 _NOT_STORABLE = re.compile("[\ud800-\udfff\x00]")
 _ESCAPED_NOT_STORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _NOT_PRINTABLE = re.compile(
@@ -31,8 +32,7 @@ def clean(text: str) -> str:
     """
     if "\0" not in text and (text.isascii() or not _NOT_STORABLE.search(text)):
         return text
-    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return joined.replace("\0", "\ufffd")
+    return _NOT_STORABLE.sub("\ufffd", _PAIRS.sub(_characters, text))
 
 
 def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -67,6 +67,10 @@ def printable(text: str) -> str:
     '\\\\x1b[31mred'
     """
     return _NOT_PRINTABLE.sub(lambda found: _code(ord(found.group())), text)
+
+
+def _characters(pairs: re.Match[str]) -> str:
+    return pairs[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
 _TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"

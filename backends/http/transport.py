@@ -6,7 +6,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from meteor_agents.backends.http.body import ENCODINGS, MOST_BYTES, MOST_ERROR_BYTES, read_body
 from meteor_agents.errors import SettingsError, TransientModelError, UnreachableError
 from meteor_agents.safe_text import clean, printable
+from meteor_agents.settings.roles import Limits
 from meteor_agents.version import VERSION
 
 KEEP_ALIVE_S = 15
@@ -84,6 +85,36 @@ class Answer:
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 become U+FFFD."""
         return self.content.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a server wants beside the address: a key, headers, and values in the URL."""
+
+    api_key_env: str | None = None
+    """The environment variable that holds the key; None: no key is sent."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request. Their values are treated as secrets too."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """Added to the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How long to wait for a server, and over how many connections."""
+
+    timeout_s: float | None = 120
+    """The limit of each wait for data; None: no limit."""
+    connect_timeout_s: float | None = 20
+    connections: int | None = None
+    """The most sockets; None: as many as there are calls."""
+    transport: httpx.AsyncBaseTransport | None = None
+    """Replaces the network: `httpx.MockTransport` in tests."""
+
+
+def network_of(limits: Limits) -> Network:
+    """The waits that a role's limits allow."""
+    return Network(limits.read_timeout_s or limits.timeout_s, limits.connect_timeout_s)
 
 
 class Endpoint:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.backends.local.catalog import CATALOG, Source, model_folder
-from meteor_agents.backends.local.library_noise import silence_libraries
+from meteor_agents.backends.local.quiet import silence_libraries
 from meteor_agents.errors import MissingExtraError, UsageError
 
 

@@ -17,7 +17,7 @@ from meteor_agents.verifiers import ComparesAnswers, Verifier
 
 READINGS = 2
 """How often a judge is asked before its reply counts as unreadable. Stored replies, which an earlier command could not read,
-do not count: a question that failed for them is asked again with `retry_failed`."""
+do not count where the judge `asks_anew`."""
 MOST_READINGS = 8
 """Replies to one call, stored ones included, after which the judge is not asked again."""
 NOT_ASKED_AGAIN = (FinishReason.CUT, FinishReason.REFUSED, FinishReason.FILTERED)
@@ -51,12 +51,16 @@ class JudgeReply(NamedTuple):
 
 
 class ModelJudge:
-    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error."""
+    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error.
+
+    `asks_anew`: whether that is done again for a call whose stored replies could not be read.
+    """
 
     free = False
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: Voice, *, asks_anew: bool = True) -> None:
         self._voice = voice
+        self._asks_anew = asks_anew
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
         """The model's verdict; of status ERROR, with the reason, when its reply cannot be read or is not complete."""
@@ -99,7 +103,7 @@ class ModelJudge:
                 return read[-1]
             text = reply.text if reply.finish_reason.complete else ""
             read.append(parse(JudgeReply(text, reply.model, quoted, reply.finish_reason)))
-            asked += not reply.reused
+            asked += not (reply.reused and self._asks_anew)
             enough = asked == READINGS or len(read) == MOST_READINGS
             if readable(read[-1]) or reply.finish_reason in NOT_ASKED_AGAIN or enough:
                 return read[-1]

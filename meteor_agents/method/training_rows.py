@@ -1,13 +1,16 @@
 """From traces to rows to train on. A trace that gives none is counted, with the reason.
 
-| conversion | from an accepted trace of stage 2; self_distill also from an exhausted one |
+| conversion | from an accepted trace of stage 2; with self_distill also from an exhausted one |
 |---|---|
 | final | question -> the accepted reply |
+| revise | that, and: question, last wrong try and its guide -> the accepted reply |
 | history | question -> every try with what was wrong about it, then the accepted reply, as one text |
 | chat | the tries as one chat; the student's turns are learned |
 | pairs | the accepted reply preferred over each rejected one; as with `final` where there is none |
 | self_distill | each rejected reply, after the question alone and after the prompt that says what is wrong with it |
 
+In a taught trace, which the teacher ended, its answer stands for the accepted reply (in `pairs`, `history` and `chat` too);
+with self_distill it is learned beside the rejected replies.
 Only complete replies are learned: not one that was cut, refused, filtered or broken off.
 """
 
@@ -18,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from meteor_agents.messages import Spoken, Status
-from meteor_agents.method.agents import Student
+from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.models import FinishReason
-from meteor_agents.traces import Outcome, Trace, Turn
+from meteor_agents.traces import TRAINS, Outcome, Trace, Turn
 from meteor_agents.training import ChatExample, DistilledReply, Example, PreferencePair, TrainingRow
 
 CUT_SHORT = "cut at max_tokens"
@@ -39,43 +42,45 @@ class TrainingRows(NamedTuple):
     """How many traces gave no row, by reason."""
 
 
-def distillation_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
-    """Stage 1: question -> the teacher's answer, of each accepted trace."""
-    return _accepted_rows(traces, lambda trace: _answer(trace, student))
+def distillation_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
+    """Stage 1: question -> the teacher's answer, of each accepted trace; after a wrong attempt, that attempt and what was
+    wrong with it -> the answer, as well."""
+    return _rows(traces, lambda trace: _answer(trace, prompts))
 
 
-def refinement_rows(traces: Iterable[Trace], student: Student, conversion: str) -> TrainingRows:
+def refinement_rows(traces: Iterable[Trace], prompts: StudentPrompts, conversion: str) -> TrainingRows:
     """Stage 2: the rows of each trace that `teaches` by one of the conversions above, in the order of the traces."""
     convert = {
-        "final": _final, "history": _history, "chat": _chat, "pairs": _pairs_or_final, "self_distill": _self_distill
+        "final": _final, "revise": _revise, "history": _history, "chat": _chat, "pairs": _pairs_or_final,
+        "self_distill": _self_distill,
     }[conversion]  # fmt: skip
-    return _rows((trace for trace in traces if teaches(trace.outcome, conversion)), lambda trace: convert(trace, student))
+    return _rows(traces, lambda trace: convert(trace, prompts), conversion)
 
 
 def teaches(outcome: Outcome, conversion: str) -> bool:
     """Whether a trace of stage 2 that ended so counts towards an update with this conversion."""
-    return outcome is Outcome.ACCEPTED or (outcome is Outcome.EXHAUSTED and conversion == "self_distill")
+    return outcome in TRAINS or (outcome is Outcome.EXHAUSTED and conversion == "self_distill")
 
 
-def preference_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
-    """Stage 2: the accepted reply preferred over each rejected one, of each accepted trace that has both."""
-    return _accepted_rows(traces, lambda trace: _pairs(trace, student))
+def preference_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
+    """Stage 2: the accepted reply preferred over each rejected one, of each trace that has both."""
+    return _rows(traces, lambda trace: _pairs(trace, prompts))
 
 
-def self_training_rows(traces: Iterable[Trace], student: Student) -> TrainingRows:
+def self_training_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
     """Stage 3: the high-compute reply preferred over the low-compute one, of each accepted trace."""
-    return _accepted_rows(traces, lambda trace: _decoded_pair(trace, student))
+    return _rows(traces, lambda trace: _decoded_pair(trace, prompts))
 
 
-def _accepted_rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
-    return _rows((trace for trace in traces if trace.outcome is Outcome.ACCEPTED), convert)
-
-
-def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
-    """`convert` gives a trace's rows, or the reason why it has none."""
+def _rows(
+    traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str], conversion: str = ""
+) -> TrainingRows:
+    """`convert` gives the rows of a trace that `teaches`, or the reason why it has none."""
     rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     for trace in traces:
+        if not teaches(trace.outcome, conversion):
+            continue
         found = convert(trace)
         if isinstance(found, str):
             left_out[found] += 1
@@ -94,31 +99,59 @@ def _unusable(*replies: Spoken | None) -> str | None:
     return CUT_SHORT if endings == {FinishReason.CUT} else INCOMPLETE
 
 
-def _answer(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _answer(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     answer = trace.answer
     if answer is None:
         return EMPTY
     if reason := _unusable(answer):
         return reason
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=answer.text)]
+    final = Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=answer.text)
+    return [final, *_revision(trace, _rejected(trace), answer, prompts)]
 
 
-def _final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
-    accepted = trace.accepted_attempt
-    if accepted is None:
+def _final(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    right = _right(trace)
+    if right is None:
         return EMPTY
-    if reason := _unusable(accepted):
+    if reason := _unusable(right):
         return reason
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=accepted.text)]
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=right.text)]
 
 
-def _history(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _revise(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    final, right = _final(trace, prompts), _right(trace)
+    if isinstance(final, str) or right is None:
+        return final
+    return [*final, *_revision(trace, _rejected(trace), right, prompts)]
+
+
+def _revision(trace: Trace, rejected: Sequence[Turn], right: Spoken, prompts: StudentPrompts) -> list[Example]:
+    """What to say after the last of the rejected tries; nothing without one that is complete."""
+    if not rejected or _unusable(rejected[-1].attempt):
+        return []
+    prompt = prompts.revise(trace.question, rejected)
+    return [Example(id=f"{trace.question.id}#revise", prompt=prompt, target=right.text)]
+
+
+def _right(trace: Trace) -> Spoken | None:
+    """The reply that a trace of stage 2 teaches: the accepted attempt, or the teacher's answer."""
+    return trace.answer if trace.outcome is Outcome.TAUGHT else trace.accepted_attempt
+
+
+def _rejected(trace: Trace) -> list[Turn]:
+    """The tries that were found incorrect, first to last."""
+    return [turn for turn in trace.turns if turn.verdict.status is Status.INCORRECT]
+
+
+def _history(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    right = _right(trace)
+    if right is None:
+        return EMPTY
     if reason := _unusable_tries(trace):
         return reason
-    *rejected, last = trace.turns
-    parts = [part for turn in rejected for part in (turn.attempt.text.strip(), _second_look(turn))]
-    target = "\n\n".join([*parts, last.attempt.text.strip()])
-    return [Example(id=trace.question.id, prompt=student.prompt(trace.question), target=target)]
+    parts = [part for turn in _rejected(trace) for part in (turn.attempt.text.strip(), _second_look(turn))]
+    target = "\n\n".join([*parts, right.text.strip()])
+    return [Example(id=trace.question.id, prompt=prompts.attempt(trace.question), target=target)]
 
 
 def _second_look(turn: Turn) -> str:
@@ -128,56 +161,66 @@ def _second_look(turn: Turn) -> str:
     return f"On a second look this is wrong. {said}".strip() + "\n\nOnce more:"
 
 
-def _chat(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _chat(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    right = _right(trace)
+    if right is None:
+        return EMPTY
     if reason := _unusable_tries(trace):
         return reason
-    *rejected, last = trace.turns
-    asked = student.chat_prompt(trace.question, rejected)
-    return [ChatExample(id=trace.question.id, messages=(*asked, student.said(last.attempt)))]
+    asked = prompts.chat(trace.question, _rejected(trace))
+    return [ChatExample(id=trace.question.id, messages=(*asked, said(right)))]
 
 
 def _unusable_tries(trace: Trace) -> str | None:
     """Why the tries cannot be learned one after the other, if they cannot."""
-    return _unusable(trace.accepted_attempt, *(turn.attempt for turn in trace.turns))
+    return _unusable(_right(trace), *(turn.attempt for turn in trace.turns))
 
 
-def _pairs(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
-    accepted = trace.accepted_attempt
+def _pairs(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    accepted = _right(trace)
     if accepted is None or not accepted.text.strip():
         return EMPTY
-    wrong = [turn.attempt for turn in trace.turns if turn.verdict.status is Status.INCORRECT]
+    wrong = [turn.attempt for turn in _rejected(trace)]
     rejected = [attempt for attempt in wrong if attempt.text.strip() not in ("", accepted.text.strip())]
     if not rejected:
         return UNDISPUTED
     usable = [attempt for attempt in rejected if not _unusable(attempt)]
     if reason := _unusable(accepted) or (None if usable else _unusable(*rejected)):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [
         PreferencePair(id=f"{trace.question.id}#{number}", prompt=prompt, chosen=accepted.text, rejected=attempt.text)
         for number, attempt in enumerate(usable, 1)
     ]
 
 
-def _pairs_or_final(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
-    pairs = _pairs(trace, student)
-    return _final(trace, student) if isinstance(pairs, str) else pairs
+def _pairs_or_final(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    pairs = _pairs(trace, prompts)
+    return _final(trace, prompts) if isinstance(pairs, str) else pairs
 
 
-def _self_distill(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
-    rejected = [number for number, turn in enumerate(trace.turns, 1) if turn.verdict.status is Status.INCORRECT]
-    explained = [number for number in rejected if _has_feedback(trace.turns[number - 1])]
+def _self_distill(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    distilled = _distilled(trace, prompts)
+    answer = _final(trace, prompts) if trace.outcome is Outcome.TAUGHT else EMPTY
+    rows = [row for found in (distilled, answer) if not isinstance(found, str) for row in found]
+    return rows or distilled
+
+
+def _distilled(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    """A row for each rejected reply on which there was something to say."""
+    history = _rejected(trace)
+    explained = [number for number, turn in enumerate(history, 1) if _has_feedback(turn)]
     if not explained:
-        return UNEXPLAINED if rejected else UNDISPUTED
-    usable = [number for number in explained if not _unusable(trace.turns[number - 1].attempt)]
+        return UNEXPLAINED if history else UNDISPUTED
+    usable = [number for number in explained if not _unusable(history[number - 1].attempt)]
     if not usable:
-        return _unusable(*(trace.turns[number - 1].attempt for number in explained)) or EMPTY
+        return _unusable(*(history[number - 1].attempt for number in explained)) or EMPTY
     return [
         DistilledReply(
             id=f"{trace.question.id}#{number}",
-            prompt=student.prompt(trace.question),
-            informed=student.revise_prompt(trace.question, trace.turns[:number]),
-            reply=trace.turns[number - 1].attempt.text,
+            prompt=prompts.attempt(trace.question),
+            informed=prompts.revise(trace.question, history[:number]),
+            reply=history[number - 1].attempt.text,
         )
         for number in usable
     ]
@@ -188,9 +231,9 @@ def _has_feedback(turn: Turn) -> bool:
     return bool(feedback.explanation.strip() or feedback.guide.strip())
 
 
-def _decoded_pair(trace: Trace, student: Student) -> Sequence[TrainingRow] | str:
+def _decoded_pair(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
     low, high = trace.attempts
     if reason := _unusable(low, high):
         return reason
-    prompt = student.prompt(trace.question)
+    prompt = prompts.attempt(trace.question)
     return [PreferencePair(id=trace.question.id, prompt=prompt, chosen=high.text, rejected=low.text)]

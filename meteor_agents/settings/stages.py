@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -30,7 +30,11 @@ class DistillSettings(TakeSettings):
     """Stage 1: the student learns from the teacher's answers."""
 
     guideline: bool = True
-    """The student first writes a guideline that the teacher follows. `false` is plain distillation."""
+    """The student first writes a guideline that the teacher follows. `false` is plain distillation. A
+    `reference` teacher cannot read a guideline, so none is asked for."""
+    revise: bool = False
+    """The student also attempts each question. What the judge finds wrong with it, and the teacher's answer, become a
+    further example, which teaches the student to revise. Costs no call of the teacher."""
 
 
 class LossSettings(TakeSettings):
@@ -73,28 +77,33 @@ class RefineSettings(LossSettings):
     iterations: int = Field(default=3, ge=1)
     """Tries for one question (N in the paper)."""
     update_every: int = Field(default=10, ge=1)
-    """Accepted traces until the student is trained again (K in the paper). With `conversion: self_distill` exhausted ones,
-    whose every try was wrong, count too, because they teach as well."""
-    guide_from: Literal["judge", "teacher"] = "judge"
-    """Who writes the guide that follows a wrong try."""
-    conversion: Literal["final", "history", "chat", "pairs", "self_distill"] = "final"
-    """What a trace teaches. `final`: the accepted reply. `history`: all tries and what was wrong with them, as one reply.
-    `chat`: the tries as one chat; the student is then also asked in one chat. `pairs`: the accepted reply is preferred to
-    the rejected ones, with `loss`; where none was rejected, it is learned as with `final`. `self_distill`: on its own
-    rejected replies, the student learns to predict each token as it does once it was told what is wrong with them."""
+    """Accepted and taught traces until the student is trained again (K in the paper). With `conversion: self_distill`
+    exhausted ones, whose every try was wrong, count too, because they teach as well."""
+    guide_from: Literal["judge", "teacher", "none"] = "judge"
+    """Who writes the guide that follows a wrong try. `none`: the next try answers the same prompt as the first."""
+    exhausted: Literal["drop", "teacher"] = "drop"
+    """What becomes of a question that no try got right. `teacher`: the teacher answers it, and if the judge finds the answer
+    correct it trains the student. The teacher is then paid only for what the student cannot do."""
+    conversion: Literal["final", "revise", "history", "chat", "pairs", "self_distill"] = "final"
+    """What a trace teaches. `final`: the accepted reply. `revise`: that, and to give it after the last wrong try and its
+    guide. `history`: all tries and what was wrong with them, as one reply. `chat`: the tries as one chat; the student is
+    then also asked in one chat. `pairs`: the accepted reply is preferred to the rejected ones, with `loss`; where none was
+    rejected, it is learned as with `final`. `self_distill`: on its own rejected replies, the student learns to predict each
+    token as it does once it was told what is wrong with them."""
     divergence: Divergence = "reverse"
     """With `conversion: self_distill`: how the two predictions are compared. `reverse` gives up what the told student finds
     unlikely, `forward` takes up all that it finds likely, `jsd` lies between them."""
-    init: Literal["previous", "base"] = "previous"
-    """Which weights an update starts from: `previous`, the student as it is now, or `base`, as it entered the stage."""
+    init: Literal["previous", "base", "pretrained"] = "previous"
+    """Which weights an update starts from: `previous`, the student as it is now, `base`, as it entered the stage, or
+    `pretrained`, the untrained student (with `data: cumulative` and `replay: all`, so that it learns everything anew)."""
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: `buffer`, the traces since the last update, or `cumulative`, all that were accepted."""
     mode: Literal["sync", "overlap"] = "sync"
     """`sync`: conversations wait while the student is trained. `overlap`: they continue with the old weights."""
     staleness: int = Field(default=1, ge=1)
     """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
-    replay: float = Field(default=0.0, ge=0, le=4)
-    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own rows."""
+    replay: Literal["all"] | Annotated[float, Field(ge=0, le=4)] = 0.0
+    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own rows; or `all`."""
 
     @property
     def in_one_chat(self) -> bool:
@@ -114,6 +123,8 @@ class RefineSettings(LossSettings):
         if self.divergence != "reverse" and self.conversion != "self_distill":
             raise ValueError(f"divergence belongs to conversion: self_distill, and the conversion is {self.conversion}")
         of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
+        if self.guide_from == "none" and self.conversion in ("revise", "history", "chat"):
+            raise ValueError(f"conversion: {self.conversion} needs guides; with guide_from: none use final or pairs")
         given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
         if given and not pairs:
             why = "has divergence instead" if self.conversion == "self_distill" else "trains on single replies"
