@@ -40,7 +40,7 @@ def judged(*turns: tuple[str, str, Guide | None], outcome: Outcome = Outcome.EXH
 
 def test_each_rejected_reply_stands_after_the_question_and_after_the_very_prompt_that_asked_for_the_next() -> None:
     trace, student, speaker = held([WRONG, "Answer: 5", RIGHT])
-    rows = refinement_rows([trace], student, "self_distill").rows
+    rows = refinement_rows([trace], student.prompts, "self_distill").rows
     assert rows == [
         DistilledReply(id=f"q1#{i}", prompt=speaker.asked[0], informed=speaker.asked[i], reply=reply)
         for i, reply in enumerate([WRONG, "Answer: 5"], 1)
@@ -54,23 +54,24 @@ def test_exhausted_traces_teach_with_their_last_try_too_and_failed_ones_do_not()
     trace, student, _ = held([WRONG, "Answer: 5", "Answer: 6", "Answer: 7"])
     assert trace.outcome is Outcome.EXHAUSTED
     failed = trace.model_copy(update={"outcome": Outcome.FAILED})
-    converted = refinement_rows([failed, trace], student, "self_distill")
+    converted = refinement_rows([failed, trace], student.prompts, "self_distill")
     assert [row.id for row in converted.rows] == ["q1#1", "q1#2", "q1#3", "q1#4"]
     assert converted.left_out == {}
-    assert refinement_rows([trace], student, "pairs") == preference_rows([trace], student) == ([], {})
+    assert refinement_rows([trace], student.prompts, "pairs") == preference_rows([trace], student.prompts) == ([], {})
 
 
 def test_only_self_distillation_counts_exhausted_traces_towards_an_update() -> None:
     counted = {(outcome, conversion) for outcome in Outcome for conversion in ("final", "pairs", "self_distill")
                if teaches(outcome, conversion)}  # fmt: skip
-    accepted = {(Outcome.ACCEPTED, conversion) for conversion in ("final", "pairs", "self_distill")}
-    assert counted == {*accepted, (Outcome.EXHAUSTED, "self_distill")}
+    always = {(outcome, conversion) for outcome in (Outcome.ACCEPTED, Outcome.TAUGHT)
+              for conversion in ("final", "pairs", "self_distill")}  # fmt: skip
+    assert counted == {*always, (Outcome.EXHAUSTED, "self_distill")}
 
 
 def test_rejected_reply_without_a_word_on_what_was_wrong_teaches_nothing() -> None:
     silent = judged((WRONG, " ", None), (WRONG, "Wrong.", Guide(explanation="", guide="\n", model="t")))
     half = judged((WRONG, "", None), ("Answer: 5", "", Guide(explanation="", guide="Count.", model="t")))
-    converted = refinement_rows([silent, half], silent_student(), "self_distill")
+    converted = refinement_rows([silent, half], silent_student().prompts, "self_distill")
     assert [row.id for row in converted.rows] == ["q1#2"]
     assert converted.left_out == {UNEXPLAINED: 1}
 

@@ -120,6 +120,17 @@ def test_revise_of_a_first_try_is_that_try() -> None:
     assert revise.rows == final.rows
 
 
+def learned(row: TrainingRow) -> str:
+    match row:
+        case PreferencePair():
+            return row.chosen
+        case ChatExample():
+            return row.messages[-1].content
+        case Example():
+            return row.target
+    raise AssertionError(row)
+
+
 @pytest.mark.parametrize("conversion", ["final", "revise", "history", "chat", "pairs"])
 def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(conversion: str) -> None:
     trace = trace_of(attempt(WRONG), attempt("Answer: 5"))
@@ -129,10 +140,8 @@ def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(con
     trace = trace.model_copy(update={"messages": said, "outcome": Outcome.TAUGHT})
     rows, left_out = refinement_rows([trace], silent_student(in_one_chat=conversion == "chat").prompts, conversion)
     assert left_out == {}
-    learned = [row.chosen if isinstance(row, PreferencePair) else row.messages[-1].content
-               if isinstance(row, ChatExample) else row.target for row in rows]  # fmt: skip
-    assert learned
-    assert all(text.endswith(RIGHT) for text in learned)
+    assert rows
+    assert all(learned(row).endswith(RIGHT) for row in rows)
     if conversion == "revise":
         revision = rows[1]
         assert isinstance(revision, Example)
@@ -240,10 +249,10 @@ def test_trace_that_cannot_be_learned_is_left_out_with_its_reason(
 )
 def test_accepted_reply_without_a_usable_rejected_one_is_learned_beside_the_pairs(tries: list[Attempt]) -> None:
     disputed = trace_of(attempt(WRONG), attempt(RIGHT))
-    single, pair = refinement_rows([trace_of(*tries), disputed], silent_student(), "pairs").rows
-    assert single == Example(id="q1", prompt=silent_student().prompt(QUESTION), target=RIGHT)
+    single, pair = refinement_rows([trace_of(*tries), disputed], silent_student().prompts, "pairs").rows
+    assert single == Example(id="q1", prompt=silent_student().prompts.attempt(QUESTION), target=RIGHT)
     assert isinstance(pair, PreferencePair)
-    alone = preference_rows([trace_of(*tries), disputed], silent_student())
+    alone = preference_rows([trace_of(*tries), disputed], silent_student().prompts)
     assert alone.rows == [pair]
     assert sum(alone.left_out.values()) == 1
 
