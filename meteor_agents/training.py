@@ -178,7 +178,7 @@ LOSS_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "kto": {"beta": 0.1},
     "rdpo": {"beta": 0.1, "label_smoothing": 0.1},
 }
-"""Loss -> its parameters with their defaults. The equations are in backends/training/ranks/losses.py."""
+"""Loss -> its parameters with their defaults. The equations are in backends/training/ranks/batching/losses.py."""
 
 
 class PairwiseLoss(_Value):
@@ -228,7 +228,7 @@ class PairwiseLoss(_Value):
 
 
 Divergence = Literal["reverse", "forward", "jsd"]
-"""How two distributions of the next token are compared. The equations are in backends/training/ranks/losses.py."""
+"""How two distributions of the next token are compared. The equations are in backends/training/ranks/batching/losses.py."""
 
 
 class SelfDistillation(_Value):

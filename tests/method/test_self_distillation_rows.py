@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from meteor_agents.backends.local.chat_template import IGNORED, example_ids, prompt_ids
-from meteor_agents.backends.training.ranks.encoding import encode_row, encode_rows
+from meteor_agents.backends.training.ranks.batching.encoding import encode_row, encode_rows
 from meteor_agents.messages import Guide, Status, Verdict
 from meteor_agents.method.training_rows import UNEXPLAINED, preference_rows, refinement_rows, teaches
 from meteor_agents.models import ChatMessage

@@ -19,7 +19,7 @@ from meteor_agents.backends.local.chat_template import (
     prompt_text,
 )
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.backends.training.ranks.encoding import encode_rows
+from meteor_agents.backends.training.ranks.batching.encoding import encode_rows
 from meteor_agents.errors import RefusedCallError, SettingsError, UsageError
 from meteor_agents.events import TrainingNote
 from meteor_agents.messages import Answer, Attempt, Guide, Question, Status, Verdict

@@ -43,7 +43,7 @@ class Batch:
         return max(0.0, float((self.mismatch - self.mismatch_reference).mean()))
 
     def replies(self, alpha: float = 1.0) -> Any:
-        from meteor_agents.backends.training.ranks.losses import Replies, length_weights
+        from meteor_agents.backends.training.ranks.batching.losses import Replies, length_weights
 
         found = []
         for side in (0, 1):
@@ -62,7 +62,7 @@ class Batch:
 
 
 def ours(batch: Batch, loss: PairwiseLoss) -> Any:
-    from meteor_agents.backends.training.ranks.losses import pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import pairwise_loss
 
     chosen, rejected = batch.replies(loss.length_desensitise)
     return pairwise_loss(loss, chosen, rejected, divergence=batch.divergence)
@@ -223,7 +223,7 @@ class Predictions:
         self.mask = torch.tensor([[1.0] * n + [0.0] * (max(REPLY_LENGTHS) - n) for n in REPLY_LENGTHS])
 
     def ours(self, divergence: Divergence) -> Any:
-        from meteor_agents.backends.training.ranks.losses import distillation_loss
+        from meteor_agents.backends.training.ranks.batching.losses import distillation_loss
 
         inside = self.mask.bool()
         weights = (self.mask / self.mask.sum(1, keepdim=True) / len(self.mask))[inside]
@@ -260,7 +260,7 @@ def test_self_distillation_agrees_with_trls_sdpo(divergence: Divergence, seed: i
 @pytest.mark.parametrize("divergence", ALPHAS)
 @pytest.mark.filterwarnings("ignore")
 def test_token_divergences_agree_with_trls_gkd(divergence: Divergence) -> None:
-    from meteor_agents.backends.training.ranks.losses import token_divergences
+    from meteor_agents.backends.training.ranks.batching.losses import token_divergences
 
     predictions = Predictions(5)
     theirs = trl("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss(
@@ -283,7 +283,7 @@ def test_informed_predictions_get_no_gradient() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_agrees_with_finite_differences(name: LossName) -> None:
-    from meteor_agents.backends.training.ranks.losses import Replies, pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import Replies, pairwise_loss
 
     loss = PairwiseLoss(name=name, nll=0.2, length_desensitise=0.5)
     chosen, rejected = Batch(3).replies(0.5)
@@ -299,7 +299,7 @@ def test_gradient_agrees_with_finite_differences(name: LossName) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pieces_add_up_to_the_batch(name: LossName) -> None:
-    from meteor_agents.backends.training.ranks.losses import Replies, pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import Replies, pairwise_loss
 
     loss = PairwiseLoss(name=name, nll=0.1)
     sides = Batch(5).replies()
@@ -315,7 +315,7 @@ def test_pieces_add_up_to_the_batch(name: LossName) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10_000), step=st.floats(0.01, 5))
 def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, seed: int, step: float) -> None:
-    from meteor_agents.backends.training.ranks.losses import pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import pairwise_loss
 
     loss = PairwiseLoss(name=name)
     chosen, rejected = (side._replace(log_probs=side.log_probs.detach()) for side in Batch(seed).replies())
@@ -328,7 +328,7 @@ def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, se
 
 
 def test_hinge_is_zero_only_beyond_the_margin() -> None:
-    from meteor_agents.backends.training.ranks.losses import hinge
+    from meteor_agents.backends.training.ranks.batching.losses import hinge
 
     # per token: -0.5 against -1.0, -0.5 against -0.45, -0.5 against -0.55
     chosen, rejected = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-4.0, -1.8, -2.2])
@@ -337,7 +337,7 @@ def test_hinge_is_zero_only_beyond_the_margin() -> None:
 
 
 def test_weights_are_lowered_only_where_a_reply_is_longer() -> None:
-    from meteor_agents.backends.training.ranks.losses import length_weights
+    from meteor_agents.backends.training.ranks.batching.losses import length_weights
 
     assert length_weights(5, 3, 0.25).tolist() == [1, 1, 1, 0.25, 0.25]
     assert length_weights(3, 5, 0.25).tolist() == [1, 1, 1]

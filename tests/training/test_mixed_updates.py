@@ -89,9 +89,9 @@ class Student:
     def __init__(self, base: Path, case: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from meteor_agents.backends.training.ranks.encoding import encode_rows
+        from meteor_agents.backends.training.ranks.batching.encoding import encode_rows
+        from meteor_agents.backends.training.ranks.batching.preference_batches import with_reference
         from meteor_agents.backends.training.ranks.model import SupervisedLogits
-        from meteor_agents.backends.training.ranks.preference_batches import with_reference
 
         self.loss, rows = CASES[case]
         self.start = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
@@ -106,9 +106,9 @@ class Student:
 
     def gradient(self, rank: int, ranks: int, micro_batch_size: int) -> tuple[float, Any]:
         """What the trainer's code makes of this rank's share of one batch of all rows: loss, and gradient, flattened."""
-        from meteor_agents.backends.training.ranks.batches import BatchPlan
+        from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
+        from meteor_agents.backends.training.ranks.batching.preference_batches import divergence_of
         from meteor_agents.backends.training.ranks.model import SupervisedLogits
-        from meteor_agents.backends.training.ranks.preference_batches import divergence_of
         from meteor_agents.backends.training.ranks.rank import Rank
         from meteor_agents.backends.training.ranks.steps import micro_loss
 
@@ -299,7 +299,7 @@ def test_distilled_student_predicts_without_the_feedback_what_it_predicts_with_i
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from meteor_agents.backends.training.ranks.encoding import encode_rows
+    from meteor_agents.backends.training.ranks.batching.encoding import encode_rows
 
     settings = TrainingSettings(learning_rate=1e-3, epochs=10, batch_size=4, micro_batch_size=2, dtype="float32")
     start = Checkpoint(version="base", path=base)

@@ -12,11 +12,11 @@ import gc
 
 from meteor_agents.backends.local.freed_memory import forget_peak_memory, give_back_freed_memory
 from meteor_agents.backends.training.config import job_config
-from meteor_agents.backends.training.ranks.batches import BatchPlan
-from meteor_agents.backends.training.ranks.encoding import Tokenizers, encode_rows
+from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
+from meteor_agents.backends.training.ranks.batching.encoding import Tokenizers, encode_rows
+from meteor_agents.backends.training.ranks.batching.preference_batches import with_reference
 from meteor_agents.backends.training.ranks.model import load_model, open_engine
 from meteor_agents.backends.training.ranks.optimizer_state import load_optimizer, save_optimizer
-from meteor_agents.backends.training.ranks.preference_batches import with_reference
 from meteor_agents.backends.training.ranks.progress import Clock, opening, report
 from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.backends.training.ranks.steps import train_steps

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from meteor_agents.backends.training.ranks.batches import BatchPlan
+from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
 from meteor_agents.backends.training.work_folder import WorkFolder
 from meteor_agents.training import TrainingJob, TrainingReport
 

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.batches import BatchPlan, Mixture, collate, collate_packed, learning_rate
-from meteor_agents.backends.training.ranks.distillation_batches import distilled_loss, informed_logits
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
-from meteor_agents.backends.training.ranks.losses import sft_loss, summed_in_chunks
-from meteor_agents.backends.training.ranks.preference_batches import divergence_of, pair_loss
+from meteor_agents.backends.training.ranks.batching.batches import (
+    BatchPlan,
+    Mixture,
+    collate,
+    collate_packed,
+    learning_rate,
+)
+from meteor_agents.backends.training.ranks.batching.distillation_batches import distilled_loss, informed_logits
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.losses import sft_loss, summed_in_chunks
+from meteor_agents.backends.training.ranks.batching.preference_batches import divergence_of, pair_loss
 from meteor_agents.backends.training.ranks.progress import Board, Step, tell
 from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.backends.training.work_folder import WorkFolder

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
 from meteor_agents.training import TrainingSettings
 
 WINDOW_BATCHES = 8

@@ -17,9 +17,14 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.batches import Mixture, collate
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
-from meteor_agents.backends.training.ranks.losses import Replies, length_weights, pairwise_loss, token_log_probs
+from meteor_agents.backends.training.ranks.batching.batches import Mixture, collate
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.losses import (
+    Replies,
+    length_weights,
+    pairwise_loss,
+    token_log_probs,
+)
 from meteor_agents.backends.training.ranks.model import frozen
 from meteor_agents.training import PairwiseLoss, SelfDistillation
 

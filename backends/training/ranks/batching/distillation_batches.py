@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.batches import Mixture, collate
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
-from meteor_agents.backends.training.ranks.losses import distillation_loss, sft_loss, summed_in_chunks
+from meteor_agents.backends.training.ranks.batching.batches import Mixture, collate
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.losses import distillation_loss, sft_loss, summed_in_chunks
 from meteor_agents.backends.training.ranks.model import frozen
 from meteor_agents.training import SelfDistillation
 
