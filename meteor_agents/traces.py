@@ -28,7 +28,8 @@ class Outcome(StrEnum):
     TAUGHT = "taught"
     """Every try was judged incorrect, and the teacher's answer correct. That answer trains the student."""
     EXHAUSTED = "exhausted"
-    """It ended without: every try was judged incorrect, or a pair had no preference. Never trained on."""
+    """It ended without: every try was judged incorrect, or a pair had no preference. Only self-distillation trains on
+    it."""
     FAILED = "failed"
     """It could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
 

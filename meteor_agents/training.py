@@ -65,7 +65,27 @@ class PreferencePair(_Value):
     rejected: str
 
 
-TrainingRow = Annotated[Example | ChatExample | PreferencePair, Field(discriminator="kind")]
+class DistilledReply(_Value):
+    """A reply of the student's own, and a prompt that says what is wrong with it.
+
+    With `informed` as its prompt the student knows more than with `prompt`. At every token of `reply` it learns to predict
+    after `prompt` what it predicts after `informed` (arXiv 2601.20802, 2601.19897).
+
+    Example:
+        >>> prompt = (ChatMessage(role="user", content="What is 6 x 7?"),)
+        >>> informed = (ChatMessage(role="user", content="What is 6 x 7? You said 36, which is 6 x 6."),)
+        >>> DistilledReply(id="q1", prompt=prompt, informed=informed, reply="Answer: 36").kind
+        'distilled'
+    """
+
+    kind: Literal["distilled"] = "distilled"
+    id: str
+    prompt: tuple[ChatMessage, ...]
+    informed: tuple[ChatMessage, ...]
+    reply: str
+
+
+TrainingRow = Annotated[Example | ChatExample | PreferencePair | DistilledReply, Field(discriminator="kind")]
 """Anything that can be trained on. `kind` distinguishes stored rows."""
 
 
@@ -137,7 +157,8 @@ class TrainingSettings(_Value):
 
     packing: bool = False
     """Put several supervised examples into a row of at most `max_length` tokens, without attention between them. That
-    avoids padding and makes attention more expensive. It pays if lengths differ much; similar ones share a batch anyway."""
+    avoids padding and makes attention more expensive. It pays if lengths differ much; similar ones share a batch anyway.
+    Updates that also train on preference pairs or distilled replies are not packed."""
     tensorboard: bool = False
     """Also write loss, learning rate and tokens/s of each step as TensorBoard files, to checkpoints/tensorboard."""
 
@@ -157,7 +178,7 @@ LOSS_PARAMETERS: Mapping[str, Mapping[str, float]] = {
     "kto": {"beta": 0.1},
     "rdpo": {"beta": 0.1, "label_smoothing": 0.1},
 }
-"""Loss -> its parameters with their defaults. The equations are in backends/training/ranks/losses.py."""
+"""Loss -> its parameters with their defaults. The equations are in backends/training/ranks/batching/losses.py."""
 
 
 class PairwiseLoss(_Value):
@@ -206,21 +227,44 @@ class PairwiseLoss(_Value):
         return self.name in ("dpo", "ipo", "kto", "rdpo")
 
 
+Divergence = Literal["reverse", "forward", "jsd"]
+"""How two distributions of the next token are compared. The equations are in backends/training/ranks/batching/losses.py."""
+
+
+class SelfDistillation(_Value):
+    """The loss on distilled replies: at each token, how far the student is from what it predicts when it is informed."""
+
+    name: Literal["self_distill"] = "self_distill"
+    divergence: Divergence = "reverse"
+
+
 class TrainingJob(_Value):
-    """Everything that decides the weights of the new checkpoint."""
+    """Everything that decides the weights of the new checkpoint.
+
+    Raises `ValueError` for preference pairs or distilled replies without their loss.
+    """
 
     name: str
     """For people and for the folder's name, such as `refine-002`."""
     rows: tuple[TrainingRow, ...]
-    """All examples and chats, or all preference pairs."""
+    """Examples and chats; beside or instead of them either preference pairs or distilled replies."""
     start: Checkpoint
     settings: TrainingSettings
-    loss: PairwiseLoss | None = None
-    """The loss on preference pairs. None: supervised fine-tuning."""
+    loss: PairwiseLoss | SelfDistillation | None = None
+    """The loss on preference pairs or on distilled replies. Examples and chats are always learned by supervised
+    fine-tuning."""
     carries_optimizer: bool = False
     """Begin with the optimizer's state beside the start checkpoint."""
     keeps_optimizer: bool = False
     """Leave the optimizer's state beside the new checkpoint. This does not change the weights."""
+
+    @model_validator(mode="after")
+    def _rows_have_their_loss(self) -> Self:
+        needed = {"pair": PairwiseLoss, "distilled": SelfDistillation}
+        for row in self.rows:
+            if row.kind in needed and not isinstance(self.loss, needed[row.kind]):
+                raise ValueError(f"row {row.id}: a row of kind {row.kind} needs {needed[row.kind].__name__} as the loss")
+        return self
 
     def version(self) -> str:
         """The new checkpoint's version: the job's name and the first eight digits of `hash`."""

@@ -1,14 +1,16 @@
 """From traces to rows to train on. A trace that gives none is counted, with the reason.
 
-| conversion | from an accepted trace of stage 2 |
+| conversion | from an accepted trace of stage 2; with self_distill also from an exhausted one |
 |---|---|
 | final | question -> the accepted reply |
 | revise | that, and: question, last wrong try and its guide -> the accepted reply |
 | history | question -> every try with what was wrong about it, then the accepted reply, as one text |
 | chat | the tries as one chat; the student's turns are learned |
-| pairs | the accepted reply preferred over each rejected one |
+| pairs | the accepted reply preferred over each rejected one; as with `final` where there is none |
+| self_distill | each rejected reply, after the question alone and after the prompt that says what is wrong with it |
 
-In a taught trace, which the teacher ended, its answer stands for the accepted reply (in `pairs`, `history` and `chat` too).
+In a taught trace, which the teacher ended, its answer stands for the accepted reply (in `pairs`, `history` and `chat` too);
+with self_distill it is learned beside the rejected replies.
 Only complete replies are learned: not one that was cut, refused, filtered or broken off.
 """
 
@@ -22,12 +24,13 @@ from meteor_agents.messages import Spoken, Status
 from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import TRAINS, Outcome, Trace, Turn
-from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
+from meteor_agents.training import ChatExample, DistilledReply, Example, PreferencePair, TrainingRow
 
 CUT_SHORT = "cut at max_tokens"
 INCOMPLETE = "refused, filtered or broken off"
 EMPTY = "without a target"
 UNDISPUTED = "without a rejected try"
+UNEXPLAINED = "without a word on what was wrong"
 """Reasons why a trace gives no rows, worded to follow "12 traces"."""
 
 
@@ -46,9 +49,22 @@ def distillation_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> Train
 
 
 def refinement_rows(traces: Iterable[Trace], prompts: StudentPrompts, conversion: str) -> TrainingRows:
-    """Stage 2: the rows of each accepted trace by one of the conversions above, in the order of the traces."""
-    convert = {"final": _final, "revise": _revise, "history": _history, "chat": _chat, "pairs": _pairs}[conversion]
-    return _rows(traces, lambda trace: convert(trace, prompts))
+    """Stage 2: the rows of each trace that `teaches` by one of the conversions above, in the order of the traces."""
+    convert = {
+        "final": _final, "revise": _revise, "history": _history, "chat": _chat, "pairs": _pairs_or_final,
+        "self_distill": _self_distill,
+    }[conversion]  # fmt: skip
+    return _rows(traces, lambda trace: convert(trace, prompts), conversion)
+
+
+def teaches(outcome: Outcome, conversion: str) -> bool:
+    """Whether a trace of stage 2 that ended so counts towards an update with this conversion."""
+    return outcome in TRAINS or (outcome is Outcome.EXHAUSTED and conversion == "self_distill")
+
+
+def preference_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
+    """Stage 2: the accepted reply preferred over each rejected one, of each trace that has both."""
+    return _rows(traces, lambda trace: _pairs(trace, prompts))
 
 
 def self_training_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> TrainingRows:
@@ -56,12 +72,14 @@ def self_training_rows(traces: Iterable[Trace], prompts: StudentPrompts) -> Trai
     return _rows(traces, lambda trace: _decoded_pair(trace, prompts))
 
 
-def _rows(traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str]) -> TrainingRows:
-    """`convert` gives a trace's rows, or the reason why it has none."""
+def _rows(
+    traces: Iterable[Trace], convert: Callable[[Trace], Sequence[TrainingRow] | str], conversion: str = ""
+) -> TrainingRows:
+    """`convert` gives the rows of a trace that `teaches`, or the reason why it has none."""
     rows: list[TrainingRow] = []
     left_out: Counter[str] = Counter()
     for trace in traces:
-        if trace.outcome not in TRAINS:
+        if not teaches(trace.outcome, conversion):
             continue
         found = convert(trace)
         if isinstance(found, str):
@@ -174,6 +192,43 @@ def _pairs(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str
         PreferencePair(id=f"{trace.question.id}#{number}", prompt=prompt, chosen=accepted.text, rejected=attempt.text)
         for number, attempt in enumerate(usable, 1)
     ]
+
+
+def _pairs_or_final(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    pairs = _pairs(trace, prompts)
+    return _final(trace, prompts) if isinstance(pairs, str) else pairs
+
+
+def _self_distill(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    distilled = _distilled(trace, prompts)
+    answer = _final(trace, prompts) if trace.outcome is Outcome.TAUGHT else EMPTY
+    rows = [row for found in (distilled, answer) if not isinstance(found, str) for row in found]
+    return rows or distilled
+
+
+def _distilled(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:
+    """A row for each rejected reply on which there was something to say."""
+    history = _rejected(trace)
+    explained = [number for number, turn in enumerate(history, 1) if _has_feedback(turn)]
+    if not explained:
+        return UNEXPLAINED if history else UNDISPUTED
+    usable = [number for number in explained if not _unusable(history[number - 1].attempt)]
+    if not usable:
+        return _unusable(*(history[number - 1].attempt for number in explained)) or EMPTY
+    return [
+        DistilledReply(
+            id=f"{trace.question.id}#{number}",
+            prompt=prompts.attempt(trace.question),
+            informed=prompts.revise(trace.question, history[:number]),
+            reply=history[number - 1].attempt.text,
+        )
+        for number in usable
+    ]
+
+
+def _has_feedback(turn: Turn) -> bool:
+    feedback = turn.guide or turn.verdict
+    return bool(feedback.explanation.strip() or feedback.guide.strip())
 
 
 def _decoded_pair(trace: Trace, prompts: StudentPrompts) -> Sequence[TrainingRow] | str:

@@ -65,8 +65,10 @@ class Recipes:
             self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
         )
         options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        if options["conversion"] != "self_distill":
+            del options["divergence"]  # runs that were made before this setting and the next existed keep their recipe
         if options["exhausted"] == "drop":
-            del options["exhausted"]  # runs that were made before it existed keep their recipe
+            del options["exhausted"]
         elif self._settings.teacher.backend != REFERENCE:
             options["answer"] = self._prompt_hashes["teacher_answer"]
         if self._settings.refine.in_one_chat:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from meteor_agents.settings.decoding import Decoding
 from meteor_agents.settings.section import Section
-from meteor_agents.training import LossName, PairwiseLoss
+from meteor_agents.training import Divergence, LossName, PairwiseLoss, SelfDistillation
 
 STAGES_THAT_TRAIN = ("distill", "refine", "self_train")
 """The sections of the stages, in the order in which a run does them."""
@@ -77,17 +77,22 @@ class RefineSettings(LossSettings):
     iterations: int = Field(default=3, ge=1)
     """Tries for one question (N in the paper)."""
     update_every: int = Field(default=10, ge=1)
-    """Accepted traces until the student is trained again (K in the paper)."""
+    """Accepted and taught traces until the student is trained again (K in the paper). With `conversion: self_distill`
+    exhausted ones, whose every try was wrong, count too, because they teach as well."""
     guide_from: Literal["judge", "teacher", "none"] = "judge"
     """Who writes the guide that follows a wrong try. `none`: the next try answers the same prompt as the first."""
     exhausted: Literal["drop", "teacher"] = "drop"
     """What becomes of a question that no try got right. `teacher`: the teacher answers it, and if the judge finds the answer
     correct it trains the student. The teacher is then paid only for what the student cannot do."""
-    conversion: Literal["final", "revise", "history", "chat", "pairs"] = "final"
+    conversion: Literal["final", "revise", "history", "chat", "pairs", "self_distill"] = "final"
     """What a trace teaches. `final`: the accepted reply. `revise`: that, and to give it after the last wrong try and its
-    guide. `history`: all tries and what was wrong with them, as one reply.
-    `chat`: the tries as one chat; the student is then also asked in one chat. `pairs`: the accepted reply is preferred to
-    the rejected ones, with `loss`."""
+    guide. `history`: all tries and what was wrong with them, as one reply. `chat`: the tries as one chat; the student is
+    then also asked in one chat. `pairs`: the accepted reply is preferred to the rejected ones, with `loss`; where none was
+    rejected, it is learned as with `final`. `self_distill`: on its own rejected replies, the student learns to predict each
+    token as it does once it was told what is wrong with them."""
+    divergence: Divergence = "reverse"
+    """With `conversion: self_distill`: how the two predictions are compared. `reverse` gives up what the told student finds
+    unlikely, `forward` takes up all that it finds likely, `jsd` lies between them."""
     init: Literal["previous", "base", "pretrained"] = "previous"
     """Which weights an update starts from: `previous`, the student as it is now, `base`, as it entered the stage, or
     `pretrained`, the untrained student (with `data: cumulative` and `replay: all`, so that it learns everything anew)."""
@@ -98,24 +103,32 @@ class RefineSettings(LossSettings):
     staleness: int = Field(default=1, ge=1)
     """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
     replay: Literal["all"] | Annotated[float, Field(ge=0, le=4)] = 0.0
-    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own examples; or `all`."""
+    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own rows; or `all`."""
 
     @property
     def in_one_chat(self) -> bool:
         """The student sees its earlier tries as turns of one chat."""
         return self.conversion == "chat"
 
+    @property
+    def loss_beside_supervised(self) -> PairwiseLoss | SelfDistillation | None:
+        """The loss of the rows that are not single replies to learn; None when the conversion makes no others."""
+        if self.conversion == "pairs":
+            return self.pairwise
+        return SelfDistillation(divergence=self.divergence) if self.conversion == "self_distill" else None
+
     @model_validator(mode="after")
     def _loss_and_rows_agree(self) -> Self:
         pairs = self.conversion == "pairs"
-        if pairs and self.replay:
-            raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
+        if self.divergence != "reverse" and self.conversion != "self_distill":
+            raise ValueError(f"divergence belongs to conversion: self_distill, and the conversion is {self.conversion}")
         of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
         if self.guide_from == "none" and self.conversion in ("revise", "history", "chat"):
             raise ValueError(f"conversion: {self.conversion} needs guides; with guide_from: none use final or pairs")
         given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
         if given and not pairs:
-            raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")
+            why = "has divergence instead" if self.conversion == "self_distill" else "trains on single replies"
+            raise ValueError(f"{min(given)} belongs to conversion: pairs; {self.conversion} {why}")
         return self
 
 

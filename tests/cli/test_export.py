@@ -104,6 +104,28 @@ def test_run_in_one_chat_exports_its_chats(project: Path) -> None:
     assert roles == {("system", "user", "assistant", "user", "assistant")}
 
 
+def test_replies_for_self_distillation_are_counted_and_left_out_of_the_examples(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(TOY)
+    for file in ("meteor.yaml", "questions.jsonl"):
+        (tmp_path / file).write_bytes((project / file).read_bytes())
+    held = meteor("refine", "meteor.yaml", "--no-train", "--set", "refine.conversion=self_distill", cwd=tmp_path)
+    assert held.returncode == 0, held.stderr
+    for option in ([], ["--llama-factory", "alpaca"]):
+        refused = meteor("export", "runs/sums", "--what", "sft", *option, "--out", "sft.jsonl", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "nothing to export as sft yet (5 traces with replies for self-distillation, which are no" in " ".join(
+            refused.stderr.split()
+        )
+    assert not list(tmp_path.glob("*sft*"))
+    assert len(exported(tmp_path, "pairs.jsonl", "--what", "preferences").read_text().splitlines()) == 5
+
+    told = meteor("distill", "meteor.yaml", "--no-train", "--set", "refine.conversion=self_distill", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    done = meteor("export", "runs/sums", "--what", "sft", "--out", "sft.jsonl", cwd=tmp_path)
+    assert "left out: 5 traces with replies for self-distillation" in " ".join((done.stdout + done.stderr).split())
+    assert {json.loads(line)["stage"] for line in (tmp_path / "sft.jsonl").read_text().splitlines()} == {"distill"}
+
+
 # LLaMA-Factory. What its documentation of data sets (data/README.md there) says of the two formats, as checks
 
 COLUMNS = {

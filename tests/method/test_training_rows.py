@@ -19,7 +19,7 @@ from meteor_agents.backends.local.chat_template import (
     prompt_text,
 )
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.backends.training.ranks.encoding import encode_rows
+from meteor_agents.backends.training.ranks.batching.encoding import encode_rows
 from meteor_agents.errors import RefusedCallError, SettingsError, UsageError
 from meteor_agents.events import TrainingNote
 from meteor_agents.messages import Answer, Attempt, Guide, Question, Status, Verdict
@@ -33,6 +33,7 @@ from meteor_agents.method.training_rows import (
     INCOMPLETE,
     UNDISPUTED,
     distillation_rows,
+    preference_rows,
     refinement_rows,
     self_training_rows,
 )
@@ -119,6 +120,17 @@ def test_revise_of_a_first_try_is_that_try() -> None:
     assert revise.rows == final.rows
 
 
+def learned(row: TrainingRow) -> str:
+    match row:
+        case PreferencePair():
+            return row.chosen
+        case ChatExample():
+            return row.messages[-1].content
+        case Example():
+            return row.target
+    raise AssertionError(row)
+
+
 @pytest.mark.parametrize("conversion", ["final", "revise", "history", "chat", "pairs"])
 def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(conversion: str) -> None:
     trace = trace_of(attempt(WRONG), attempt("Answer: 5"))
@@ -128,10 +140,8 @@ def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(con
     trace = trace.model_copy(update={"messages": said, "outcome": Outcome.TAUGHT})
     rows, left_out = refinement_rows([trace], silent_student(in_one_chat=conversion == "chat").prompts, conversion)
     assert left_out == {}
-    learned = [row.chosen if isinstance(row, PreferencePair) else row.messages[-1].content
-               if isinstance(row, ChatExample) else row.target for row in rows]  # fmt: skip
-    assert learned
-    assert all(text.endswith(RIGHT) for text in learned)
+    assert rows
+    assert all(learned(row).endswith(RIGHT) for row in rows)
     if conversion == "revise":
         revision = rows[1]
         assert isinstance(revision, Example)
@@ -202,7 +212,6 @@ NEITHER_COMPLETE_NOR_CUT = sorted(set(FinishReason) - {FinishReason.COMPLETE, Fi
         ("final", [attempt(RIGHT, truncated=True)], CUT_SHORT),
         ("history", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
         ("chat", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
-        ("pairs", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
         ("pairs", [attempt(WRONG), attempt(RIGHT, truncated=True)], CUT_SHORT),
         *(
             (conversion, [attempt(WRONG), attempt(RIGHT, ending=ending)], INCOMPLETE)
@@ -210,9 +219,11 @@ NEITHER_COMPLETE_NOR_CUT = sorted(set(FinishReason) - {FinishReason.COMPLETE, Fi
             for ending in NEITHER_COMPLETE_NOR_CUT
         ),
         ("chat", [attempt(WRONG, ending=FinishReason.REFUSED), attempt(RIGHT)], INCOMPLETE),
-        ("pairs", [attempt(WRONG, ending=FinishReason.FILTERED), attempt(RIGHT)], INCOMPLETE),
-        ("pairs", [attempt(RIGHT)], UNDISPUTED),
-        ("pairs", [attempt(RIGHT + "\n"), attempt(RIGHT)], UNDISPUTED),
+        ("pairs", [attempt(RIGHT, truncated=True)], CUT_SHORT),
+        ("self_distill", [attempt(RIGHT)], UNDISPUTED),
+        ("self_distill", [attempt(WRONG, truncated=True), attempt(RIGHT)], CUT_SHORT),
+        ("self_distill", [attempt(WRONG, ending=FinishReason.FILTERED), attempt(RIGHT)], INCOMPLETE),
+        ("self_distill", [attempt(" "), attempt(RIGHT)], EMPTY),
         ("final", [attempt(" \n")], EMPTY),
         ("chat", [attempt(""), attempt(RIGHT)], EMPTY),
     ],
@@ -224,6 +235,26 @@ def test_trace_that_cannot_be_learned_is_left_out_with_its_reason(
     converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student().prompts, conversion)
     assert [row.id.partition("#")[0] for row in converted.rows] == ["q1"]
     assert converted.left_out == {reason: 2}
+
+
+@pytest.mark.parametrize(
+    "tries",
+    [
+        [attempt(RIGHT)],
+        [attempt(RIGHT + "\n"), attempt(RIGHT)],
+        [attempt(""), attempt(RIGHT)],
+        [attempt(WRONG, truncated=True), attempt(RIGHT)],
+        [attempt(WRONG, ending=FinishReason.FILTERED), attempt(RIGHT)],
+    ],
+)
+def test_accepted_reply_without_a_usable_rejected_one_is_learned_beside_the_pairs(tries: list[Attempt]) -> None:
+    disputed = trace_of(attempt(WRONG), attempt(RIGHT))
+    single, pair = refinement_rows([trace_of(*tries), disputed], silent_student().prompts, "pairs").rows
+    assert single == Example(id="q1", prompt=silent_student().prompts.attempt(QUESTION), target=RIGHT)
+    assert isinstance(pair, PreferencePair)
+    alone = preference_rows([trace_of(*tries), disputed], silent_student().prompts)
+    assert alone.rows == [pair]
+    assert sum(alone.left_out.values()) == 1
 
 
 def test_cut_first_try_does_no_harm_to_the_accepted_reply() -> None:
@@ -284,7 +315,7 @@ def test_round_says_how_many_traces_were_left_out_and_why(tmp_path: Path) -> Non
         tmp_path / "run",
         Learner(),
         FolderTrainer(),
-        refine={"update_every": 10, "questions": 30, "conversion": "pairs", "loss": "dpo", "beta": 0.2, "nll": 0.1},
+        refine={"update_every": 10, "questions": 30, "conversion": "self_distill"},
     )
     status = run()
     rounds = [round_ for round_ in status["rounds"] if round_["stage"] == "refine"]
@@ -292,9 +323,7 @@ def test_round_says_how_many_traces_were_left_out_and_why(tmp_path: Path) -> Non
     assert sum(round_["left_out"][UNDISPUTED] for round_ in rounds) == 20  # one question in three is hard
     assert run.trainer is not None
     jobs = [job for job in run.trainer.jobs if job.name.startswith("refine")]
-    assert all(isinstance(row, PreferencePair) for job in jobs for row in job.rows)
     assert sum(len(job.rows) for job in jobs) == 10
-    assert {(job.loss.name, job.loss.beta, job.loss.nll) for job in jobs if job.loss} == {("dpo", 0.2, 0.1)}
     assert isinstance(run.events, Events)
     notes = [event.text for event in run.events.all if isinstance(event, TrainingNote)]
     assert any(note.startswith("traces left out: ") and note.endswith(UNDISPUTED) for note in notes)
@@ -305,7 +334,7 @@ def test_round_whose_traces_were_all_left_out_trains_nothing_and_the_run_goes_on
         tmp_path / "run",
         Learner(),
         FolderTrainer(),
-        refine={"update_every": 1, "questions": 3, "conversion": "pairs"},
+        refine={"update_every": 1, "questions": 3, "conversion": "self_distill"},
         student={"backend": "scripted", "limits": {"concurrency": 1}},
     )
     status = run()
@@ -344,8 +373,12 @@ def test_replay_without_stage_one_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("refine", "sentence"),
     [
-        ({"conversion": "pairs", "replay": 0.5}, "replay adds examples"),
-        ({"loss": "dpo"}, "loss belongs to conversion: pairs"),
+        ({"loss": "dpo"}, "loss belongs to conversion: pairs; final trains on single replies"),
+        ({"conversion": "self_distill", "beta": 0.5}, "has no beta|divergence instead"),
+        ({"conversion": "self_distill", "nll": 0.5}, "nll belongs to conversion: pairs; self_distill has divergence"),
+        ({"conversion": "self_distill", "divergence": "kl"}, "refine.divergence"),
+        ({"conversion": "pairs", "divergence": "jsd"}, "divergence belongs to conversion: self_distill"),
+        ({"divergence": "forward"}, "divergence belongs to conversion: self_distill, and the conversion is final"),
         ({"conversion": "chat", "beta": 0.1}, "has no beta"),
         ({"conversion": "pairs", "loss": "dpo", "margin": 0.1}, "the loss dpo has no margin"),
         ({"conversion": "Final"}, "conversion"),

@@ -336,8 +336,8 @@ def loss_of(folder: Path, example: Example) -> float:
     import torch
     import transformers
 
-    from meteor_agents.backends.training.ranks.encoding import encode_row
-    from meteor_agents.backends.training.ranks.losses import sft_loss
+    from meteor_agents.backends.training.ranks.batching.encoding import encode_row
+    from meteor_agents.backends.training.ranks.batching.losses import sft_loss
 
     encoded = encode_row(transformers.AutoTokenizer.from_pretrained(folder), example).sequences[0]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meteor_agents.training import LossName, PairwiseLoss
+from meteor_agents.training import Divergence, LossName, PairwiseLoss
 
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
@@ -43,7 +43,7 @@ class Batch:
         return max(0.0, float((self.mismatch - self.mismatch_reference).mean()))
 
     def replies(self, alpha: float = 1.0) -> Any:
-        from meteor_agents.backends.training.ranks.losses import Replies, length_weights
+        from meteor_agents.backends.training.ranks.batching.losses import Replies, length_weights
 
         found = []
         for side in (0, 1):
@@ -62,7 +62,7 @@ class Batch:
 
 
 def ours(batch: Batch, loss: PairwiseLoss) -> Any:
-    from meteor_agents.backends.training.ranks.losses import pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import pairwise_loss
 
     chosen, rejected = batch.replies(loss.length_desensitise)
     return pairwise_loss(loss, chosen, rejected, divergence=batch.divergence)
@@ -207,12 +207,83 @@ def test_nll_on_the_winner_agrees_with_trl_where_winners_are_of_one_length() -> 
     assert torch.allclose(gradients, batch.gradients_of(their), atol=1e-5)
 
 
+# Self-distillation: SDPO's trainer, and the divergence of GKD's
+
+REPLY_LENGTHS = (3, 6, 1)
+
+
+class Predictions:
+    """Random logits over a small vocabulary at the tokens of replies, with and without feedback, padded."""
+
+    def __init__(self, seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        shape = (len(REPLY_LENGTHS), max(REPLY_LENGTHS), 11)
+        self.student = (2 * torch.randn(shape, generator=random)).requires_grad_()
+        self.informed = 2 * torch.randn(shape, generator=random)
+        self.mask = torch.tensor([[1.0] * n + [0.0] * (max(REPLY_LENGTHS) - n) for n in REPLY_LENGTHS])
+
+    def ours(self, divergence: Divergence) -> Any:
+        from meteor_agents.backends.training.ranks.batching.losses import distillation_loss
+
+        inside = self.mask.bool()
+        weights = (self.mask / self.mask.sum(1, keepdim=True) / len(self.mask))[inside]
+        return distillation_loss(self.student[inside], self.informed[inside], weights, divergence)
+
+
+def trl_sdpo(predictions: Predictions, alpha: float) -> Any:
+    """SDPO's loss over the whole vocabulary, without the correction for replies of older weights."""
+    module = trl("trl.experimental.sdpo.sdpo_trainer")
+    stub = trainer(_log_self_distillation_metric=lambda *_: None)
+    stub.args = SimpleNamespace(distillation_mode="full_logits", distillation_alpha=alpha, distillation_is_clip=None)
+    inputs = SimpleNamespace(
+        student_logits=predictions.student, teacher_logits=predictions.informed, loss_mask=predictions.mask
+    )
+    model = SimpleNamespace(training=True)
+    return module.SDPOTrainer._compute_self_distillation_loss(stub, model, {}, inputs)
+
+
+ALPHAS: dict[Divergence, float] = {"reverse": 1.0, "forward": 0.0, "jsd": 0.5}
+
+
+@pytest.mark.parametrize("divergence", ALPHAS)
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore")
+def test_self_distillation_agrees_with_trls_sdpo(divergence: Divergence, seed: int) -> None:
+    predictions = Predictions(seed)
+    mine, their = predictions.ours(divergence), trl_sdpo(predictions, ALPHAS[divergence])
+    assert mine.item() == pytest.approx(their.item(), abs=1e-5)
+    (gradient,), (other,) = (torch.autograd.grad(loss, predictions.student) for loss in (mine, their))
+    assert torch.allclose(gradient, other, atol=1e-5)
+    assert gradient.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("divergence", ALPHAS)
+@pytest.mark.filterwarnings("ignore")
+def test_token_divergences_agree_with_trls_gkd(divergence: Divergence) -> None:
+    from meteor_agents.backends.training.ranks.batching.losses import token_divergences
+
+    predictions = Predictions(5)
+    theirs = trl("trl.experimental.gkd").GKDTrainer.generalized_jsd_loss(
+        predictions.student, predictions.informed, beta=ALPHAS[divergence], reduction="none"
+    )
+    mine = token_divergences(predictions.student.flatten(0, 1), predictions.informed.flatten(0, 1), divergence)
+    assert torch.allclose(mine, theirs.sum(-1).flatten(), atol=1e-5)
+
+
+def test_informed_predictions_get_no_gradient() -> None:
+    predictions = Predictions(2)
+    predictions.informed.requires_grad_()
+    predictions.ours("jsd").backward()
+    assert predictions.informed.grad is None
+    assert predictions.student.grad.abs().max() > 0
+
+
 # By themselves
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_agrees_with_finite_differences(name: LossName) -> None:
-    from meteor_agents.backends.training.ranks.losses import Replies, pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import Replies, pairwise_loss
 
     loss = PairwiseLoss(name=name, nll=0.2, length_desensitise=0.5)
     chosen, rejected = Batch(3).replies(0.5)
@@ -228,7 +299,7 @@ def test_gradient_agrees_with_finite_differences(name: LossName) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pieces_add_up_to_the_batch(name: LossName) -> None:
-    from meteor_agents.backends.training.ranks.losses import Replies, pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import Replies, pairwise_loss
 
     loss = PairwiseLoss(name=name, nll=0.1)
     sides = Batch(5).replies()
@@ -244,7 +315,7 @@ def test_pieces_add_up_to_the_batch(name: LossName) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10_000), step=st.floats(0.01, 5))
 def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, seed: int, step: float) -> None:
-    from meteor_agents.backends.training.ranks.losses import pairwise_loss
+    from meteor_agents.backends.training.ranks.batching.losses import pairwise_loss
 
     loss = PairwiseLoss(name=name)
     chosen, rejected = (side._replace(log_probs=side.log_probs.detach()) for side in Batch(seed).replies())
@@ -257,7 +328,7 @@ def test_no_loss_rises_when_the_chosen_reply_becomes_likelier(name: LossName, se
 
 
 def test_hinge_is_zero_only_beyond_the_margin() -> None:
-    from meteor_agents.backends.training.ranks.losses import hinge
+    from meteor_agents.backends.training.ranks.batching.losses import hinge
 
     # per token: -0.5 against -1.0, -0.5 against -0.45, -0.5 against -0.55
     chosen, rejected = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-4.0, -1.8, -2.2])
@@ -266,7 +337,7 @@ def test_hinge_is_zero_only_beyond_the_margin() -> None:
 
 
 def test_weights_are_lowered_only_where_a_reply_is_longer() -> None:
-    from meteor_agents.backends.training.ranks.losses import length_weights
+    from meteor_agents.backends.training.ranks.batching.losses import length_weights
 
     assert length_weights(5, 3, 0.25).tolist() == [1, 1, 1, 0.25, 0.25]
     assert length_weights(3, 5, 0.25).tolist() == [1, 1, 1]

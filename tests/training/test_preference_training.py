@@ -38,7 +38,7 @@ def loaded(base: Path) -> tuple[Any, list[Any]]:
     """The model as a worker has it, and the encoded pairs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from meteor_agents.backends.training.ranks.encoding import encode_rows
+    from meteor_agents.backends.training.ranks.batching.encoding import encode_rows
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     return model, encode_rows(AutoTokenizer.from_pretrained(base), PAIRS, 128).rows
@@ -53,7 +53,12 @@ def supervised_logits(model: Any) -> Any:
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_falls_and_the_chosen_replies_pull_ahead(name: LossName, loaded: tuple[Any, list[Any]]) -> None:
     pytest.importorskip("deepspeed", reason="needs the packages of the extra [train]")
-    from meteor_agents.backends.training.ranks.preference_batches import divergence_of, pair_loss, with_reference
+    from meteor_agents.backends.training.ranks.batching.batches import Mixture
+    from meteor_agents.backends.training.ranks.batching.preference_batches import (
+        divergence_of,
+        pair_loss,
+        with_reference,
+    )
 
     loss = PairwiseLoss(name=name, nll=0.05, length_desensitise=0.5, **({"margin": 0.5} if name == "hinge" else {}))
     engine = supervised_logits(loaded[0])
@@ -62,7 +67,7 @@ def test_loss_falls_and_the_chosen_replies_pull_ahead(name: LossName, loaded: tu
     seen = []
     for _ in range(12):
         divergence = divergence_of(engine, [rows[:3], rows[3:]], rows, loss, CPU)
-        parts = [pair_loss(engine, part, loss, divergence, len(rows), CPU) for part in (rows[:3], rows[3:])]
+        parts = [pair_loss(engine, part, loss, divergence, Mixture.of(rows), CPU) for part in (rows[:3], rows[3:])]
         optimizer.zero_grad()
         sum(part.loss for part in parts).backward()  # type: ignore[union-attr]  # two parts: no int is left
         optimizer.step()
@@ -74,7 +79,7 @@ def test_loss_falls_and_the_chosen_replies_pull_ahead(name: LossName, loaded: tu
 @pytest.mark.parametrize("alpha", [1.0, 0.25])
 def test_reference_is_the_model_before_its_first_step(alpha: float, loaded: tuple[Any, list[Any]]) -> None:
     pytest.importorskip("deepspeed", reason="needs the packages of the extra [train]")
-    from meteor_agents.backends.training.ranks.preference_batches import divergence_of, with_reference
+    from meteor_agents.backends.training.ranks.batching.preference_batches import divergence_of, with_reference
 
     model, encoded = loaded
     loss = PairwiseLoss(name="kto", length_desensitise=alpha)
@@ -98,7 +103,7 @@ def test_mismatched_replies_belong_to_other_prompts_and_are_no_longer_than_the_r
     loaded: tuple[Any, list[Any]],
 ) -> None:
     pytest.importorskip("deepspeed", reason="needs the packages of the extra [train]")
-    from meteor_agents.backends.training.ranks.preference_batches import with_reference
+    from meteor_agents.backends.training.ranks.batching.preference_batches import with_reference
 
     before = loaded[1]
     rows = with_reference(supervised_logits(loaded[0]), before, PairwiseLoss(name="kto"), 8, CPU)
@@ -115,7 +120,7 @@ def test_mismatched_replies_belong_to_other_prompts_and_are_no_longer_than_the_r
 
 def test_losses_without_a_reference_ask_for_none(loaded: tuple[Any, list[Any]]) -> None:
     pytest.importorskip("deepspeed", reason="needs the packages of the extra [train]")
-    from meteor_agents.backends.training.ranks.preference_batches import with_reference
+    from meteor_agents.backends.training.ranks.batching.preference_batches import with_reference
 
     for name in ("hinge", "simpo"):
         assert with_reference(None, loaded[1], PairwiseLoss(name=name), 2, CPU) == loaded[1]

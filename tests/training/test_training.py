@@ -27,16 +27,23 @@ from meteor_agents.backends.training.config import (
     offloads_optimizer,
     read_hostfile,
 )
-from meteor_agents.backends.training.ranks.encoding import EncodedRow, check_supervision, encode_row, encode_rows
+from meteor_agents.backends.training.ranks.batching.encoding import (
+    EncodedRow,
+    check_supervision,
+    encode_row,
+    encode_rows,
+)
 from meteor_agents.backends.training.work_folder import ProgressTail, WorkFolder
 from meteor_agents.errors import SettingsError, TrainingError
 from meteor_agents.models import ChatMessage
 from meteor_agents.training import (
     Checkpoint,
+    DistilledReply,
     Example,
     LoraSettings,
     PairwiseLoss,
     PreferencePair,
+    SelfDistillation,
     TrainingJob,
     TrainingRow,
     TrainingSettings,
@@ -46,6 +53,9 @@ from tests.support.tiny_model import make_tiny, real_tokenizer
 torch = pytest.importorskip("torch", reason="needs the packages of the extra [local]")
 
 PROMPT = (ChatMessage(role="system", content="Be brief."), ChatMessage(role="user", content="Why is the sky blue?"))
+DISTILLED = DistilledReply(
+    id="d", prompt=PROMPT, informed=(*PROMPT[:1], ChatMessage(role="user", content="Not paint. Why?")), reply="Paint."
+)
 PRESETS = ["zero1", "zero2", "zero3", "zero2-offload", "zero3-offload"]
 
 
@@ -131,7 +141,7 @@ def test_row_without_supervision_is_refused() -> None:
     ("rows", "batch_size", "micro", "ranks"), [(70, 32, 8, 1), (10, 32, 8, 1), (8, 6, 2, 2), (3, 2, 4, 2)]
 )
 def test_every_row_is_seen_once_an_epoch_whatever_the_ranks(rows: int, batch_size: int, micro: int, ranks: int) -> None:
-    from meteor_agents.backends.training.ranks.batches import BatchPlan
+    from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
 
     settings = TrainingSettings(batch_size=batch_size, micro_batch_size=micro)
     plan = BatchPlan.of(rows, settings, ranks)
@@ -146,7 +156,7 @@ def test_every_row_is_seen_once_an_epoch_whatever_the_ranks(rows: int, batch_siz
 
 
 def test_epochs_differ_and_repeat_with_the_seed() -> None:
-    from meteor_agents.backends.training.ranks.batches import BatchPlan
+    from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
 
     rows = encoded([5 + i % 9 for i in range(64)])
     plan = BatchPlan.of(64, TrainingSettings(batch_size=4), ranks=1)
@@ -159,7 +169,7 @@ def test_epochs_differ_and_repeat_with_the_seed() -> None:
 
 
 def test_batches_hold_rows_of_similar_length() -> None:
-    from meteor_agents.backends.training.ranks.batches import BatchPlan
+    from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
 
     rows = encoded([10 + 7 * i % 97 for i in range(64)])
     plan = BatchPlan.of(64, TrainingSettings(batch_size=8), ranks=1)
@@ -169,7 +179,7 @@ def test_batches_hold_rows_of_similar_length() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_learning_rate_warms_up_to_its_peak_and_never_reaches_zero(schedule: Any) -> None:
-    from meteor_agents.backends.training.ranks.batches import learning_rate
+    from meteor_agents.backends.training.ranks.batching.batches import learning_rate
 
     settings = TrainingSettings(learning_rate=0.5, warmup_ratio=0.2, schedule=schedule)
     rates = [learning_rate(step, 20, settings) for step in range(20)]
@@ -180,7 +190,7 @@ def test_learning_rate_warms_up_to_its_peak_and_never_reaches_zero(schedule: Any
 
 
 def test_job_of_one_step_learns_at_the_full_rate() -> None:
-    from meteor_agents.backends.training.ranks.batches import learning_rate
+    from meteor_agents.backends.training.ranks.batching.batches import learning_rate
 
     assert learning_rate(0, 1, TrainingSettings(learning_rate=0.5)) == 0.5
 
@@ -189,7 +199,7 @@ def test_job_of_one_step_learns_at_the_full_rate() -> None:
 
 
 def test_sft_loss_is_the_mean_negative_log_likelihood_of_supervised_tokens() -> None:
-    from meteor_agents.backends.training.ranks.losses import sft_loss
+    from meteor_agents.backends.training.ranks.batching.losses import sft_loss
 
     logits = torch.randn(2, 3, 5, requires_grad=True)
     labels = torch.tensor([[1, IGNORED, 4], [IGNORED, 0, 2]])
@@ -206,7 +216,7 @@ def test_sft_loss_is_the_mean_negative_log_likelihood_of_supervised_tokens() -> 
 
 
 def test_losses_of_pieces_add_up_to_the_batch() -> None:
-    from meteor_agents.backends.training.ranks.losses import sft_loss
+    from meteor_agents.backends.training.ranks.batching.losses import sft_loss
 
     logits, labels = torch.randn(7, 5), torch.tensor([1, 2, IGNORED, 4, 0, IGNORED, 3])
     parts = sft_loss(logits[:3], labels[:3], total=5) + sft_loss(logits[3:], labels[3:], total=5)
@@ -225,10 +235,27 @@ def test_job_version_is_decided_by_data_start_settings_and_loss() -> None:
         job(settings=TrainingSettings(learning_rate=1e-3)).version(),
         job(settings=TrainingSettings(lora=LoraSettings(r=8))).version(),
         job(loss=PairwiseLoss()).version(),
+        job(loss=SelfDistillation()).version(),
+        job(loss=SelfDistillation(divergence="jsd")).version(),
+        *(
+            job(rows=(example(0), row), loss=SelfDistillation()).version()
+            for row in (DISTILLED, DISTILLED.model_copy(update={"informed": PROMPT}))
+        ),
     ]
     assert len(set(versions)) == len(versions)
     assert job().version() == versions[0]
     assert job(start=Checkpoint(version="base", path=Path("elsewhere"))).version() == versions[0]
+
+
+@pytest.mark.parametrize("loss", [None, PairwiseLoss(), SelfDistillation()])
+def test_rows_without_their_loss_are_refused(loss: PairwiseLoss | SelfDistillation | None) -> None:
+    pair = PreferencePair(id="p", prompt=PROMPT, chosen="Scattering.", rejected="Paint.")
+    for row, needed in ((pair, PairwiseLoss), (DISTILLED, SelfDistillation)):
+        if isinstance(loss, needed):
+            assert job(rows=(example(0), row), loss=loss).rows[1] == row
+        else:
+            with pytest.raises(ValueError, match=f"row {row.id}: .* needs {needed.__name__}"):
+                job(rows=(example(0), row), loss=loss)
 
 
 lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
@@ -236,7 +263,7 @@ lengths = st.lists(st.integers(2, 60), min_size=1, max_size=12)
 
 @given(lengths, st.integers(8, 70))
 def test_packed_rows_hold_each_sequence_once_and_are_no_longer_than_they_may(lengths: list[int], most: int) -> None:
-    from meteor_agents.backends.training.ranks.batches import pack
+    from meteor_agents.backends.training.ranks.batching.batches import pack
 
     sequences = [EncodedExample([number] * length, [number] * length) for number, length in enumerate(lengths)]
     rows = pack(sequences, most)
@@ -249,8 +276,8 @@ def test_packed_rows_hold_each_sequence_once_and_are_no_longer_than_they_may(len
 def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path, attention: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    from meteor_agents.backends.training.ranks.batches import Tensors, collate, collate_packed
-    from meteor_agents.backends.training.ranks.losses import sft_loss
+    from meteor_agents.backends.training.ranks.batching.batches import Tensors, collate, collate_packed
+    from meteor_agents.backends.training.ranks.batching.losses import sft_loss
     from meteor_agents.backends.training.ranks.model import SupervisedLogits
 
     folder = make_tiny(tmp_path / "tiny")
@@ -275,10 +302,10 @@ def test_packed_loss_and_gradient_are_those_of_rows_of_their_own(tmp_path: Path,
 
 
 def test_loss_in_chunks_is_the_loss_of_the_whole() -> None:
-    from meteor_agents.backends.training.ranks.losses import CHUNK, sft_loss, summed_in_chunks
+    from meteor_agents.backends.training.ranks.batching.losses import CHUNK, sft_loss, summed_in_chunks
 
     def learned(logits: Any, chunk: int = CHUNK) -> tuple[float, Any]:
-        loss = summed_in_chunks(partial(sft_loss, total=5.0), logits, labels, chunk)
+        loss = summed_in_chunks(partial(sft_loss, total=5.0), logits, labels, chunk=chunk)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.item(), logits.grad
 
@@ -326,9 +353,11 @@ def test_job_survives_its_files(tmp_path: Path) -> None:
     original = job(
         rows=(pair,), loss=PairwiseLoss(margin=0.2), start=Checkpoint(version="base", path=tmp_path / "base")
     )
-    work = WorkFolder(tmp_path / "work")
-    work.write(original, {"zero_optimization": {"stage": 2}})
-    assert work.read() == (original, {"zero_optimization": {"stage": 2}})
+    for number, mixed in enumerate([original, job(rows=(DISTILLED, example(0)), loss=SelfDistillation(divergence="jsd"))]):
+        given = mixed.model_copy(update={"start": original.start})
+        work = WorkFolder(tmp_path / f"work-{number}")
+        work.write(given, {"zero_optimization": {"stage": 2}})
+        assert work.read() == (given, {"zero_optimization": {"stage": 2}})
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
@@ -446,7 +475,7 @@ def test_unknown_config_is_refused_with_the_known_ones() -> None:
 
 
 def test_tensors_hold_each_supervised_token_once_and_what_fills_them_up_predicts_nothing() -> None:
-    from meteor_agents.backends.training.ranks.batches import LENGTH_STEP, LOGITS_STEP, collate
+    from meteor_agents.backends.training.ranks.batching.batches import LENGTH_STEP, LOGITS_STEP, collate
 
     rows = [
         EncodedExample([5, 6, 7, 8], [IGNORED, IGNORED, 7, 8]),

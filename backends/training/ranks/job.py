@@ -12,17 +12,17 @@ import gc
 
 from meteor_agents.backends.local.freed_memory import forget_peak_memory, give_back_freed_memory
 from meteor_agents.backends.training.config import job_config
-from meteor_agents.backends.training.ranks.batches import BatchPlan
-from meteor_agents.backends.training.ranks.encoding import Tokenizers, encode_rows
+from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
+from meteor_agents.backends.training.ranks.batching.encoding import Tokenizers, encode_rows
+from meteor_agents.backends.training.ranks.batching.preference_batches import with_reference
 from meteor_agents.backends.training.ranks.model import load_model, open_engine
 from meteor_agents.backends.training.ranks.optimizer_state import load_optimizer, save_optimizer
-from meteor_agents.backends.training.ranks.preference_batches import with_reference
 from meteor_agents.backends.training.ranks.progress import Clock, opening, report
 from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.backends.training.ranks.steps import train_steps
 from meteor_agents.backends.training.ranks.trained_weights import change_of, gather_masters, write_trained
 from meteor_agents.backends.training.work_folder import WorkFolder
-from meteor_agents.training import optimizer_beside
+from meteor_agents.training import PairwiseLoss, optimizer_beside
 from meteor_agents.weight_files import is_float32
 
 
@@ -58,7 +58,7 @@ def train(work: WorkFolder, tokenizers: Tokenizers, *, first: bool = True) -> No
         engine = open_engine(model, config, job.settings, rank)
         exact = job.carries_optimizer and load_optimizer(engine, rank, optimizer_beside(job.start.path))
     rows = encoding.rows
-    if job.loss is not None:
+    if isinstance(job.loss, PairwiseLoss):
         with clock("reference"):
             rows = with_reference(engine, rows, job.loss, plan.micro_batch_size, rank.device)
     with clock("steps"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -100,6 +101,17 @@ def open_engine(model: SupervisedLogits, config: dict[str, Any], settings: Train
     )
     torch.manual_seed(settings.seed + rank.index)  # from here on only dropout draws
     return engine
+
+
+@contextmanager
+def frozen(engine: Any) -> Iterator[None]:
+    """Run the body without gradient and without dropout."""
+    engine.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        engine.train()
 
 
 PORTION = 1 << 25

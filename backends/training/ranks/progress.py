@@ -11,16 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from meteor_agents.backends.training.ranks.batches import BatchPlan
+from meteor_agents.backends.training.ranks.batching.batches import BatchPlan
 from meteor_agents.backends.training.work_folder import WorkFolder
 from meteor_agents.training import TrainingJob, TrainingReport
 
 if TYPE_CHECKING:
     from meteor_agents.backends.training.ranks.rank import Rank
+
+
+_Value = TypeVar("_Value")
 
 
 class Step(NamedTuple):
@@ -29,8 +32,9 @@ class Step(NamedTuple):
     loss: float
     tokens: int
     """Tokens in the batch, including prompts, without padding."""
-    margin: float
-    """For preference pairs: mean per-token log-likelihood of the chosen replies less that of the rejected ones."""
+    margin: float | None
+    """Mean per-token log-likelihood of the chosen replies less that of the rejected ones. None for a batch without
+    preference pairs."""
     seconds: float
     rate: float
     """The learning rate of the step."""
@@ -139,10 +143,10 @@ def _metrics(done: list[Step], plan: BatchPlan, rank: Rank, clock: Clock) -> dic
     }
     if rank.device.type == "cuda":
         metrics["peak_cuda_mib"] = torch.cuda.max_memory_allocated() // (1 << 20)
-    if any(step.margin for step in done):
-        tenth = len(_last_tenth(done))
-        metrics["margin_first"] = _mean([step.margin for step in done[:tenth]])
-        metrics["margin_last"] = _mean([step.margin for step in done[-tenth:]])
+    if margins := [step.margin for step in done if step.margin is not None]:
+        tenth = len(_last_tenth(margins))
+        metrics["margin_first"] = _mean(margins[:tenth])
+        metrics["margin_last"] = _mean(margins[-tenth:])
     return metrics
 
 
@@ -150,7 +154,7 @@ def _rate(steps: list[Step]) -> float:
     return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
 
 
-def _last_tenth(done: list[Step]) -> list[Step]:
+def _last_tenth(done: list[_Value]) -> list[_Value]:
     return done[-math.ceil(len(done) / 10) :]
 
 

@@ -12,15 +12,22 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.batches import BatchPlan, collate, collate_packed, learning_rate
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
-from meteor_agents.backends.training.ranks.losses import sft_loss, summed_in_chunks
-from meteor_agents.backends.training.ranks.preference_batches import divergence_of, pair_loss
+from meteor_agents.backends.training.ranks.batching.batches import (
+    BatchPlan,
+    Mixture,
+    collate,
+    collate_packed,
+    learning_rate,
+)
+from meteor_agents.backends.training.ranks.batching.distillation_batches import distilled_loss, informed_logits
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.losses import sft_loss, summed_in_chunks
+from meteor_agents.backends.training.ranks.batching.preference_batches import divergence_of, pair_loss
 from meteor_agents.backends.training.ranks.progress import Board, Step, tell
 from meteor_agents.backends.training.ranks.rank import Rank
 from meteor_agents.backends.training.work_folder import WorkFolder
 from meteor_agents.errors import TrainingError
-from meteor_agents.training import PairwiseLoss, TrainingJob, TrainingSettings
+from meteor_agents.training import PairwiseLoss, SelfDistillation, TrainingJob, TrainingSettings
 
 
 def train_steps(
@@ -59,30 +66,32 @@ def _step(engine: Any, plan: BatchPlan, batch: list[EncodedRow], rate: float, jo
     share = plan.share(batch, rank.index)
     divergence = divergence_of(engine, share, batch, job.loss, rank.device)
     for rows in share:
-        loss, margin = _micro_loss(engine, rows, batch, job.loss, divergence, rank, packed)
+        loss, margin = micro_loss(engine, rows, batch, job.loss, divergence, rank, packed)
         sums += torch.stack([loss.detach(), margin])
         engine.backward(loss * (plan.accumulation * plan.ranks))  # DeepSpeed averages over both; the loss is a sum
         engine.step()
     if rank.count > 1:
         torch.distributed.all_reduce(sums)
     total, margin_mean = sums.tolist()
-    return Step(total, sum(row.tokens for row in batch), margin_mean, time.perf_counter() - began, rate)
+    mean = margin_mean if Mixture.of(batch).pairs else None
+    return Step(total, sum(row.tokens for row in batch), mean, time.perf_counter() - began, rate)
 
 
-def _micro_loss(
+def micro_loss(
     engine: Any,
     rows: list[EncodedRow],
     batch: list[EncodedRow],
-    loss: PairwiseLoss | None,
+    loss: PairwiseLoss | SelfDistillation | None,
     divergence: float,
     rank: Rank,
     packed: int | None,
 ) -> tuple[Tensor, Tensor]:
     """This micro-batch's part of the batch's loss and of its margin; the parts of a batch add up to the whole.
 
-    With `packed`, supervised examples are packed into rows of at most that many tokens.
+    With `packed`, the examples of a job that has nothing else are packed into rows of at most that many tokens.
     """
     none = torch.zeros((), device=rank.device)
+    informed = informed_logits(engine, rows, batch, rank.device)
     if not rows:  # every rank makes the same number of passes: this one counts nothing
         ids = batch[0].sequences[0].ids[:2]
         tensors = collate([EncodedExample(ids, [IGNORED, *ids[1:]])], rank.device)
@@ -93,7 +102,9 @@ def _micro_loss(
         logits = engine(tensors.ids, tensors.attention_mask, tensors.wanted, tensors.positions)
         count = sum(row.supervised for row in batch)
         return summed_in_chunks(partial(sft_loss, total=count), logits, tensors.labels), none
-    return pair_loss(engine, rows, loss, divergence, len(batch), rank.device)
+    if isinstance(loss, SelfDistillation):
+        return distilled_loss(engine, rows, informed, loss, Mixture.of(batch), rank.device), none
+    return pair_loss(engine, rows, loss, divergence, Mixture.of(batch), rank.device)
 
 
 def _lost_gradient(engine: Any, rank: Rank) -> bool:

@@ -58,7 +58,7 @@ def take_orders(orders: Path) -> None:
     """
     import torch
 
-    from meteor_agents.backends.training.ranks.encoding import Tokenizers
+    from meteor_agents.backends.training.ranks.batching.encoding import Tokenizers
     from meteor_agents.backends.training.ranks.job import train
     from meteor_agents.backends.training.ranks.rank import join_ranks
 

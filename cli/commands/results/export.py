@@ -18,12 +18,18 @@ from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.student_prompts import StudentPrompts
-from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows, self_training_rows
+from meteor_agents.method.training_rows import (
+    TrainingRows,
+    distillation_rows,
+    preference_rows,
+    refinement_rows,
+    self_training_rows,
+)
 from meteor_agents.models import ChatMessage
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Trace
-from meteor_agents.training import ChatExample, Example, PreferencePair, TrainingRow
+from meteor_agents.training import ChatExample, DistilledReply, Example, PreferencePair, TrainingRow
 
 What = Literal["sft", "preferences", "traces"]
 Format = Literal["jsonl", "parquet"]
@@ -113,12 +119,25 @@ def _converted(
     conversion = settings.refine.conversion
     if what == "sft" and stage == DISTILL:
         return distillation_rows(traces, prompts)
+    if stage == REFINE and what == "preferences":
+        return preference_rows(traces, prompts)
     if stage == REFINE:
-        return refinement_rows(traces, prompts, "pairs" if what == "preferences" else
-                       "final" if conversion == "pairs" else conversion)  # fmt: skip
+        return _examples_only(refinement_rows(traces, prompts, "final" if conversion == "pairs" else conversion))
     if what == "preferences" and stage.startswith(SELF_TRAIN):
         return self_training_rows(traces, prompts)
     return TrainingRows([], {})
+
+
+ONLY_OURS = "with replies for self-distillation, which are no examples (see --what preferences or traces)"
+
+
+def _examples_only(converted: TrainingRows) -> TrainingRows:
+    """The rows without distilled replies, whose traces are counted instead."""
+    distilled = {row.id.rpartition("#")[0] for row in converted.rows if isinstance(row, DistilledReply)}
+    if not distilled:
+        return converted
+    kept: list[TrainingRow] = [row for row in converted.rows if not isinstance(row, DistilledReply)]
+    return TrainingRows(kept, {**converted.left_out, ONLY_OURS: len(distilled)})
 
 
 def _columns(row: TrainingRow) -> dict[str, Any]:
@@ -130,6 +149,8 @@ def _columns(row: TrainingRow) -> dict[str, Any]:
             return {"messages": _turns(row.messages)}
         case PreferencePair():
             return {"prompt": _turns(row.prompt), "chosen": [_reply(row.chosen)], "rejected": [_reply(row.rejected)]}
+        case DistilledReply():
+            raise UsageError(f"row {row.id}: a reply for self-distillation has no columns that other trainers read")
 
 
 def _reply(text: str) -> dict[str, str]:

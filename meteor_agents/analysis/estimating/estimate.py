@@ -101,7 +101,8 @@ class RehearsedPipeline:
             return
         if owed:
             accepted = owed * (1 - self.run.rehearsal.wrong_share**stage.iterations)
-            await self._updates(math.ceil(accepted / stage.update_every))
+            teaching = owed if stage.conversion == "self_distill" else accepted
+            await self._updates(math.ceil(teaching / stage.update_every))
         else:
             self.run.student = given.lineage.get(REFINE, entered)
 

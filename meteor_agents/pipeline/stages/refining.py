@@ -1,4 +1,4 @@
-"""Stage 2: judged refinement, with an update of the student each time the buffer of accepted traces is full.
+"""Stage 2: judged refinement, with an update of the student each time the buffer of traces that teach is full.
 
 `mode: sync`: the worker whose trace fills the buffer makes the update, and the others wait for it. `mode: overlap`: a
 separate task makes it, and conversations continue with the old weights until these are `staleness` rounds behind.
@@ -13,7 +13,7 @@ from types import TracebackType
 
 from meteor_agents.errors import BudgetReached, MeteorError, UsageError
 from meteor_agents.method.conversations import REFINE
-from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows
+from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows, teaches
 from meteor_agents.pipeline.engine import Interrupted
 from meteor_agents.pipeline.gate import GATE
 from meteor_agents.pipeline.session import Session
@@ -21,7 +21,7 @@ from meteor_agents.pipeline.stage_calls import refining
 from meteor_agents.pipeline.stages.distilling import answered
 from meteor_agents.pipeline.stages.holding import Stage, hold
 from meteor_agents.pipeline.updating import Update, update
-from meteor_agents.traces import TRAINS, Trace
+from meteor_agents.traces import Trace
 from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow
 
 
@@ -38,7 +38,7 @@ async def refine(session: Session) -> Checkpoint:
 
 
 class Updates:
-    """Stage 2's buffer: takes finished traces, and makes one update of the student for every K accepted ones.
+    """Stage 2's buffer: takes finished traces, and makes one update of the student for every K that teach something.
 
     Its state is read back from the store, so a resumed stage continues with the same buffer and the same student. Raises
     `MeteorError` when the checkpoint of the last promoted round is missing.
@@ -65,9 +65,9 @@ class Updates:
         self._rounds = len(rounds)
         trained = {id_ for round_ in rounds for id_ in round_.traces}
         outcomes = session.store.outcomes(REFINE, recipe)
-        accepted = [id_ for id_, outcome in outcomes if outcome in TRAINS]
-        self._trained = [id_ for id_ in accepted if id_ in trained]
-        self._buffer = [id_ for id_ in accepted if id_ not in trained]
+        teaching = [id_ for id_, outcome in outcomes if teaches(outcome, self._conversion)]
+        self._trained = [id_ for id_ in teaching if id_ in trained]
+        self._buffer = [id_ for id_ in teaching if id_ not in trained]
         self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
         self._allow_reuse()
 
@@ -82,12 +82,12 @@ class Updates:
         In mode overlap this returns at once, unless the weights are as stale as they may be. Raises what an update raised.
         """
         if self._overlaps:
-            if trace.outcome in TRAINS:
+            if teaches(trace.outcome, self._conversion):
                 self._buffer.append(trace.question.id)
             await self._update_beside()
             return
         async with self._lock:
-            if trace.outcome in TRAINS:
+            if teaches(trace.outcome, self._conversion):
                 self._buffer.append(trace.question.id)
             await self._update_while_full()
 
@@ -133,6 +133,10 @@ class Updates:
             self._task.cancel()
         with suppress(asyncio.CancelledError, BudgetReached):
             await self._task
+
+    @property
+    def _conversion(self) -> str:
+        return self._session.settings.refine.conversion
 
     @property
     def _overlaps(self) -> bool:
@@ -193,7 +197,7 @@ class Updates:
             rows=(*converted.rows, *self._replayed(len(converted.rows), number)),
             start=start,
             settings=session.settings.training_for(stage),
-            loss=stage.pairwise if stage.conversion == "pairs" else None,
+            loss=stage.loss_beside_supervised,
             carries_optimizer=self._goes_on_from(start),
             keeps_optimizer=session.settings.refine_goes_on_from(stage),
         )
@@ -215,7 +219,7 @@ class Updates:
     def _converted(self, ids: Sequence[str]) -> TrainingRows:
         """The training rows of these traces, in the order of their ids, so that equal sets make equal data."""
         traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
-        return refinement_rows(traces, self._session.cast.student.prompts, self._session.settings.refine.conversion)
+        return refinement_rows(traces, self._session.cast.student.prompts, self._conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from meteor_agents.backends.local.chat_template import IGNORED, EncodedExample
-from meteor_agents.backends.training.ranks.encoding import EncodedRow
+from meteor_agents.backends.training.ranks.batching.encoding import EncodedRow
 from meteor_agents.training import TrainingSettings
 
 WINDOW_BATCHES = 8
@@ -70,6 +70,27 @@ class BatchPlan:
         cells = self.accumulation * self.ranks
         cuts = [len(batch) * cell // cells for cell in range(cells + 1)]
         return [list(batch[cuts[cell] : cuts[cell + 1]]) for cell in range(cells) if cell % self.ranks == rank]
+
+
+class Mixture(NamedTuple):
+    """What a whole batch holds, over all ranks. Every kind of row has a share in the loss as large as in the rows."""
+
+    rows: int
+    pairs: int
+    supervised: float
+    """What the negative log-likelihoods of supervised tokens are divided by: their number, divided by the share of
+    supervised rows. 1 when there are none."""
+
+    @classmethod
+    def of(cls, batch: Sequence[EncodedRow]) -> Mixture:
+        """The mixture of these rows."""
+        supervised = [row for row in batch if row.kind == "supervised"]
+        tokens = sum(row.supervised for row in supervised)
+        return cls(
+            rows=len(batch),
+            pairs=sum(row.kind == "pair" for row in batch),
+            supervised=tokens * len(batch) / len(supervised) if supervised else 1.0,
+        )
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from meteor_agents.backends.local.chat_template import (
     IGNORED,
@@ -16,7 +16,7 @@ from meteor_agents.backends.local.chat_template import (
     example_ids,
 )
 from meteor_agents.errors import NothingToTrainError, TrainingError
-from meteor_agents.training import ChatExample, PreferencePair, TrainingRow
+from meteor_agents.training import ChatExample, DistilledReply, Example, PreferencePair, TrainingRow
 
 _TOKENIZER_FILES = (
     "tokenizer*",
@@ -50,12 +50,18 @@ class Tokenizers:
         return self._kept[1]
 
 
+RowKind = Literal["supervised", "pair", "distilled"]
+"""What a row is learned by: the supervised loss, a pairwise loss, or self-distillation."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """One example or chat as one token sequence, or one preference pair as two: chosen, rejected."""
+    """One row as token sequences: one for an example or chat; two for a pair (chosen, rejected) and for a distilled reply
+    (after the prompt, after the informed prompt)."""
 
     id: str
     sequences: tuple[EncodedExample, ...]
+    kind: RowKind = "supervised"
     reference: tuple[float, ...] = ()
     """For pairs whose loss has a reference: each sequence's log-probability under the weights that training starts from."""
 
@@ -101,10 +107,17 @@ def encode_rows(tokenizer: Any, rows: Sequence[TrainingRow], max_length: int) ->
 
 def encode_row(tokenizer: Any, row: TrainingRow) -> EncodedRow:
     """Encode one row, however long it is, through the tokenizer's chat template."""
-    if isinstance(row, ChatExample):
-        return EncodedRow(row.id, (conversation_ids(tokenizer, row.messages),))
-    targets = (row.chosen, row.rejected) if isinstance(row, PreferencePair) else (row.target,)
-    return EncodedRow(row.id, tuple(example_ids(tokenizer, row.prompt, target) for target in targets))
+    match row:
+        case Example():
+            return EncodedRow(row.id, (example_ids(tokenizer, row.prompt, row.target),))
+        case ChatExample():
+            return EncodedRow(row.id, (conversation_ids(tokenizer, row.messages),))
+        case PreferencePair():
+            sides = tuple(example_ids(tokenizer, row.prompt, reply) for reply in (row.chosen, row.rejected))
+            return EncodedRow(row.id, sides, "pair")
+        case DistilledReply():
+            both = tuple(example_ids(tokenizer, prompt, row.reply) for prompt in (row.prompt, row.informed))
+            return EncodedRow(row.id, both, "distilled")
 
 
 def check_supervision(row: EncodedRow, end_of_turn: int) -> None:

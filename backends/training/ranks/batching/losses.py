@@ -1,4 +1,4 @@
-"""The losses: one for supervised examples, six for preference pairs.
+"""The losses: one for supervised examples, six for preference pairs, one for distilled replies.
 
 The supervised loss is a mean over tokens. The pairwise functions return one value a pair, and `pairwise_loss` takes their
 mean. Both divide by `total` where it is given. A rank that sees a batch in pieces passes the count of the whole batch, so
@@ -13,15 +13,16 @@ named `chosen_...` and `rejected_...` are [pairs]: `logps` are log p(y), `ratios
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
 from torch.utils.checkpoint import checkpoint
 
 from meteor_agents.backends.local.chat_template import IGNORED
-from meteor_agents.training import PairwiseLoss
+from meteor_agents.training import Divergence, PairwiseLoss
 
 
 def sft_loss(logits: Tensor, labels: Tensor, total: float | None = None) -> Tensor:
@@ -174,23 +175,51 @@ def length_weights(length: int, other: int, alpha: float) -> Tensor:
     return weights
 
 
+def distillation_loss(student: Tensor, informed: Tensor, weights: Tensor, divergence: Divergence) -> Tensor:
+    """The sum over tokens of `weights` times `token_divergences`, as a float32 scalar. `weights` are [n]."""
+    return (token_divergences(student, informed, divergence) * weights).sum()
+
+
+def token_divergences(student: Tensor, informed: Tensor, divergence: Divergence) -> Tensor:
+    """How far the distributions of the next token are apart, in nats: logits [n, vocabulary] twice -> float32 [n].
+
+    q is the student's distribution after the prompt, p after the informed one, which gets no gradient.
+
+        reverse    KL(q || p) = sum of q (log q - log p)            SDPO (arXiv 2601.20802)
+        forward    KL(p || q) = sum of p (log p - log q)
+        jsd        (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2   generalised JSD (arXiv 2306.13649, eq. 1) at 1/2
+    """
+    q, p = log_softmax(student.float(), -1), log_softmax(informed.detach().float(), -1)
+    match divergence:
+        case "reverse":
+            return _relative_entropy(q, p)
+        case "forward":
+            return _relative_entropy(p, q)
+        case "jsd":
+            mixed = torch.logaddexp(p, q) - log(2)
+            return (_relative_entropy(p, mixed) + _relative_entropy(q, mixed)) / 2
+
+
+def _relative_entropy(of: Tensor, to: Tensor) -> Tensor:
+    """KL(of || to) of log-probabilities [n, vocabulary] -> [n]."""
+    return (of.exp() * (of - to)).sum(-1)
+
+
 CHUNK = 1 << 25
 """Logits of one piece, but at least one position: 128 MiB in float32, and about three copies of them."""
 
 
-def summed_in_chunks(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, chunk: int = CHUNK
-) -> Tensor:
-    """`loss(logits, labels)`, computed for at most `chunk` logits at a time: a float32 copy of all would be big.
+def summed_in_chunks(loss: Callable[..., Tensor], logits: Tensor, *others: Tensor, chunk: int = CHUNK) -> Tensor:
+    """`loss(logits, *others)`, computed for at most `chunk` logits at a time: a float32 copy of all would be big.
 
-    `logits` are [n, vocabulary] and `labels` [n]. The loss must be a sum over positions. Each piece is computed once more
-    for its gradient.
+    `logits` are [n, vocabulary] and `others` [n, ...]. The loss must be a sum over positions. Each piece is computed once
+    more for its gradient.
     """
     size = max(1, chunk // logits.shape[-1])
-    if len(labels) <= size:
-        return loss(logits, labels)
+    if len(logits) <= size:
+        return loss(logits, *others)
     total = logits.new_zeros((), dtype=torch.float32)
-    for begin in range(0, len(labels), size):
-        piece = slice(begin, begin + size)
-        total = total + checkpoint(loss, logits[piece], labels[piece], use_reentrant=False)
+    for begin in range(0, len(logits), size):
+        piece = [each[begin : begin + size] for each in (logits, *others)]
+        total = total + checkpoint(loss, *piece, use_reentrant=False)
     return total

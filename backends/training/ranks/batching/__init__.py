@@ -1,0 +1,1 @@
+"""Rows as batches of tokens, and their losses."""
