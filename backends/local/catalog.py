@@ -1,4 +1,4 @@
-"""The models that `meteor models fetch` knows by name, and where fetched models are kept. Importing this imports no torch."""
+"""The models that `meteor models fetch` knows by name, and where fetched models are kept. Imports no torch."""
 
 from __future__ import annotations
 

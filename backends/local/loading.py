@@ -24,10 +24,9 @@ BATCHED_LAYERS = {"full_attention", "sliding_attention"}
 def load_model(model: str | Path, device: str, dtype: str, quantization: Mapping[str, Any] | None) -> LoadedModel:
     """Read a model for inference and put it on `device`.
 
-    `model` is a folder, a name that `meteor models fetch` knows, or a name of the Hugging Face hub that was
-    fetched. `quantization` is what
-    transformers takes as `quantization_config`. Raises `SettingsError` when there is no such model, or none that can be
-    decoded here.
+    `model` is a folder, a name that `meteor models fetch` knows, or a name of the Hugging Face hub that was fetched.
+    `quantization` is what transformers takes as `quantization_config`. Raises `SettingsError` when there is no such model,
+    or none that can be decoded here.
     """
     source = _source(model)
     target = pick_device(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from meteor_agents.backends.local.catalog import CATALOG
 from meteor_agents.backends.local.fetching.fetched_models import Origin, origin_of
 from meteor_agents.errors import SettingsError
 from meteor_agents.settings.roles import MODEL_FOLDERS, ModelSettings
@@ -24,8 +25,8 @@ async def pin_models(store: Store, models: Mapping[str, ModelSettings]) -> None:
         began = Origin.model_validate(known.get(name, origin)).revision
         if began != origin["revision"]:
             raise SettingsError(
-                f"this run began with {name} at {began}, and {origin['revision']} is here now. To get it back: meteor models "
-                f"remove {name}, then meteor models fetch {name} --revision {began}; or start over with --fresh"
+                f"this run began with {name} at {began}, and {origin['revision']} is here now. {_way_back(name, began)}, "
+                "or start over with --fresh"
             )
     if not now.keys() <= known.keys():
         await store.set_meta(PINNED, {**now, **known})
@@ -35,3 +36,9 @@ def _origins(models: Mapping[str, ModelSettings]) -> dict[str, Origin]:
     """Name -> origin, of models that are loaded from a folder here and were fetched."""
     names = {model.model for model in models.values() if model.backend in MODEL_FOLDERS and model.model}
     return {name: origin for name in sorted(names) if (origin := origin_of(name)) is not None}
+
+
+def _way_back(name: str, began: str) -> str:
+    if name in CATALOG:
+        return "Use the version of meteor-agents that the run began with"
+    return f"To get it back: meteor models remove {name}, then meteor models fetch {name} --revision {began}"
