@@ -90,25 +90,25 @@ def _transformers(role: str, settings: ModelSettings, surroundings: Surroundings
 
 
 def _openai(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
+    from meteor_agents.backends.http.dialect import Accepts
     from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+    from meteor_agents.backends.http.transport import Access, network_of
 
     options = options_of(role, settings, ServerOptions)
     return OpenAICompatibleModel(
         served_name(role, settings),
         options.base_url,
-        api_key_env=checked_key(role, options),
-        headers=headers(role, options),
-        query=options.query,
-        token_limit=options.token_limit,
-        json_schema=options.json_schema,
+        access=Access(checked_key(role, options), headers(role, options), options.query),
+        accepts=Accepts(options.token_limit, options.json_schema),
         note=noting(role, surroundings),
-        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
-        connect_timeout_s=settings.limits.connect_timeout_s,
+        network=network_of(settings.limits),
     )
 
 
 def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -> ChatModel:
     from meteor_agents.backends.http.anthropic_messages import AnthropicModel
+    from meteor_agents.backends.http.dialect import Accepts
+    from meteor_agents.backends.http.transport import Access, network_of
 
     options = options_of(role, settings, AnthropicOptions)
     if settings.sampling.seed is not None:
@@ -116,12 +116,10 @@ def _anthropic(role: str, settings: ModelSettings, surroundings: Surroundings) -
     return AnthropicModel(
         served_name(role, settings),
         options.base_url.rstrip("/").removesuffix("/v1"),
-        api_key_env=checked_key(role, options),
-        headers=headers(role, options),
-        json_schema=options.json_schema,
+        access=Access(checked_key(role, options), headers(role, options)),
+        accepts=Accepts(json_schema=options.json_schema),
         note=noting(role, surroundings),
-        timeout_s=settings.limits.read_timeout_s or settings.limits.timeout_s,
-        connect_timeout_s=settings.limits.connect_timeout_s,
+        network=network_of(settings.limits),
     )
 
 

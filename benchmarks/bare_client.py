@@ -60,9 +60,11 @@ def aiohttp_client(base_url: str, in_flight: int) -> tuple[Ask, Close]:
 
 def httpx_client(base_url: str, in_flight: int) -> tuple[Ask, Close]:
     from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+    from meteor_agents.backends.http.transport import Network
     from meteor_agents.models import ChatMessage, SamplingParams
 
-    models = {name: OpenAICompatibleModel(name, base_url, connections=in_flight) for name in ("student", "judge")}
+    network = Network(connections=in_flight)
+    models = {name: OpenAICompatibleModel(name, base_url, network=network) for name in ("student", "judge")}
     messages, sampling = [ChatMessage(role="user", content=PROMPT)], SamplingParams()
 
     async def ask(model: str) -> str:

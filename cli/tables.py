@@ -99,7 +99,7 @@ def _label_of(stage: str) -> str:
 
 
 def guided_updates(status: dict[str, Any]) -> str | None:
-    """How many of stage 2's training traces were accepted only after a guide."""
+    """How many of stage 2's training traces were accepted at a later try than the first, or taught by the teacher."""
     refine = status["stages"].get("refine")
     if not refine:
         return None
@@ -107,23 +107,24 @@ def guided_updates(status: dict[str, Any]) -> str | None:
     first = tries.get("1", 0)
     rounds = [r for r in status["rounds"] if r["stage"] == "refine"]
     promoted = sum(r["promoted"] for r in rounds)
+    taught = f", {refine['taught']} answered by the teacher" if refine["taught"] else ""
     return (
         f"Stage 2: {refine['accepted']} of {refine['questions']} accepted, {first} at the first try, "
-        f"{refine['accepted'] - first} only after a guide; {promoted} of {len(rounds)} updates promoted."
+        f"{refine['accepted'] - first} at a later one{taught}; {promoted} of {len(rounds)} updates promoted."
     )
 
 
-_COUNTS = ("questions", "accepted", "exhausted", "failed")
-
-
 def status_table(status: dict[str, Any]) -> Table:
-    """One row per stage: its state, how its questions ended, and the time it took."""
+    """One row per stage: its state, how its questions ended, and the time it took. Taught ones have a column where there are
+    any."""
+    taught = ["taught"] if any(row["taught"] for row in status["stages"].values()) else []
+    shown = ["questions", "accepted", *taught, "exhausted", "failed"]
     table = Table(title="stages", title_justify="left")
-    for column in ("stage", "state", "questions", "accepted", "exhausted", "failed", "time"):
+    for column in ("stage", "state", *shown, "time"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
     for stage, row in status["stages"].items():
         held = stage != FINETUNE  # which trains, and asks no one
-        counts = (str(row[name]) if held or name == "questions" else "-" for name in _COUNTS)
+        counts = (str(row[name]) if held or name == "questions" else "-" for name in shown)
         table.add_row(stage, row["state"], *counts, duration(row["seconds"]))
     return table
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 MAX_DEPTH = 100
@@ -12,6 +14,7 @@ MAX_DEPTH = 100
 MAX_DIGITS = 300
 """Digits of an integer that `parse_json` reads. Every such integer still fits a float."""
 
+_PAIRS = re.compile("(?:[\ud800-\udbff][\udc00-\udfff])+")
 _NOT_STORABLE = re.compile("[\ud800-\udfff\x00]")
 _ESCAPED_NOT_STORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _NOT_PRINTABLE = re.compile(
@@ -27,16 +30,16 @@ def clean(text: str) -> str:
     >>> clean("half: \\ud83d")
     'half: \ufffd'
     """
-    if not _NOT_STORABLE.search(text):
+    if "\0" not in text and (text.isascii() or not _NOT_STORABLE.search(text)):
         return text
-    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return joined.replace("\0", "\ufffd")
+    return _NOT_STORABLE.sub("\ufffd", _PAIRS.sub(_characters, text))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The value that `text` holds as JSON, with every string and key in it made `clean`.
 
-    A byte order mark at the start is skipped. NaN and Infinity, which are not JSON but which pandas and others write for
+    `pairs` makes an object of its keys and values, where a plain dictionary will not do; it may raise `ValueError`. A byte
+    order mark at the start is skipped. NaN and Infinity, which are not JSON but which pandas and others write for
     a missing number, and floats too large for a computer are read as None. Raises `ValueError`, and nothing else, for text
     that is not JSON (`json.JSONDecodeError`), for more than `MAX_DEPTH` levels of nesting and for an integer of more than
     `MAX_DIGITS` digits.
@@ -46,7 +49,7 @@ def parse_json(text: str) -> Any:
     """
     text = clean(text.removeprefix("\ufeff"))
     try:
-        value = _DECODER.decode(text)
+        value = (_decoder(pairs) if pairs else _DECODER).decode(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     if text.count("[") + text.count("{") > MAX_DEPTH:
@@ -66,6 +69,10 @@ def printable(text: str) -> str:
     return _NOT_PRINTABLE.sub(lambda found: _code(ord(found.group())), text)
 
 
+def _characters(pairs: re.Match[str]) -> str:
+    return pairs[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
 _TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
 
 
@@ -80,7 +87,14 @@ def _float(number: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=lambda _: None)
+@lru_cache(maxsize=8)
+def _decoder(pairs: Callable[[list[tuple[str, Any]]], Any] | None) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=pairs, parse_int=_integer, parse_float=_float, parse_constant=lambda _: None
+    )
+
+
+_DECODER = _decoder(None)
 
 
 def _check_depth(value: Any) -> None:

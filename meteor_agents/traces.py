@@ -25,10 +25,16 @@ class Outcome(StrEnum):
 
     ACCEPTED = "accepted"
     """It ended with something to train on."""
+    TAUGHT = "taught"
+    """Every try was judged incorrect, and the teacher's answer correct. That answer trains the student."""
     EXHAUSTED = "exhausted"
     """It ended without: every try was judged incorrect, or a pair had no preference. Never trained on."""
     FAILED = "failed"
     """It could not be finished: a model or the judge gave no usable reply. Asked again until its stage is done."""
+
+
+TRAINS = (Outcome.ACCEPTED, Outcome.TAUGHT)
+"""Outcomes of traces that train the student."""
 
 
 class Turn(NamedTuple):
@@ -66,6 +72,8 @@ class Trace(Message):
         for message in self.messages:
             if isinstance(message, Attempt):
                 attempt = message
+            elif isinstance(message, Answer):
+                attempt = None  # a verdict that follows is on the teacher's answer
             elif isinstance(message, Verdict) and attempt is not None:
                 turns.append(Turn(attempt, message, None))
             elif isinstance(message, Guide) and turns:
@@ -96,7 +104,8 @@ class Trace(Message):
 
     @property
     def answer(self) -> Answer | None:
-        """Stage 1: the teacher's answer, if there is one. In a failed trace it may be incomplete."""
+        """The teacher's answer, if there is one: in stage 1, and in a taught trace of stage 2. In a failed trace it may be
+        incomplete."""
         return next((message for message in self.messages if isinstance(message, Answer)), None)
 
     @property

@@ -65,6 +65,16 @@ def test_every_room_is_in_the_table() -> None:
     assert rooms == set(MAY_IMPORT)
 
 
+def test_no_room_has_more_than_twelve_files() -> None:
+    """`__init__` is not counted, nor the ground, whose modules have no room."""
+    rooms: dict[str, list[str]] = {}
+    for module, path in modules():
+        if path.name != "__init__.py" and room_of(module) != "ground":
+            rooms.setdefault(module.rpartition(".")[0], []).append(path.name)
+    assert len(rooms) > 20
+    assert not {room: names for room, names in rooms.items() if len(names) > 12}
+
+
 def test_the_table_has_no_circle_but_that_of_the_trainer_and_its_ranks() -> None:
     """The process boundary: the trainer starts the ranks' program, which reads the folder that the trainer wrote."""
     allowed = {room: targets - {"backends.training"} if room.endswith("ranks") else targets

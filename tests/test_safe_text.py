@@ -107,10 +107,10 @@ def test_ordinary_json_is_read_as_the_standard_library_reads_it(value: Any) -> N
 @pytest.mark.parametrize("piece", ["[", "[1,", '{"a":', "9", '"\\ud83d",', "\\", '"', "\x00", "1e9"])
 def test_a_megabyte_is_read_or_refused_in_bounded_time(piece: str) -> None:
     text = piece * (1_000_000 // len(piece))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError):  # noqa: PT011 - what is wrong differs, and is not of interest here
         parse_json(text)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 1
 
 
 def test_every_integer_that_is_read_fits_a_float() -> None:

@@ -45,14 +45,15 @@ class Parsed(NamedTuple):
     """Whether the body looks whole: one JSON value, or a stream that ended with `[DONE]`."""
 
 
-async def read_body(response: httpx.Response, most: int) -> Body:
-    """The unpacked body, up to `most` bytes; memory stays within that bound whatever the server sends.
+async def read_body(response: httpx.Response, encoding: str, most: int) -> Body:
+    """The body, unpacked from `encoding` (the header's value), up to `most` bytes; memory stays within that bound
+    whatever the server sends.
 
     Raises `httpx.DecodingError` for a body that cannot be unpacked, and what the transport raises.
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
-    unpacker = _Unpacker(response.headers.get("Content-Encoding", ""))
+    unpacker = _Unpacker(encoding)
     parts: list[bytes] = []
     received = unpacked = 0
     async for chunk in stream:

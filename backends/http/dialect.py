@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 PADDING = 64
 """Characters of white space in a row, in a reply that must be JSON, that show a model which pads without end."""
@@ -20,6 +20,19 @@ _ABOUT_THE_VALUE = re.compile(
 """The field is known, and could be sent with another value."""
 _READ = 4000
 """Characters of a refusal that are looked at."""
+
+
+TokenLimit = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What the server takes in a request."""
+
+    token_limit: TokenLimit = "max_tokens"
+    """The field that carries `max_tokens`."""
+    json_schema: bool = True
+    """False: schemas are not sent."""
 
 
 @dataclass(frozen=True, slots=True)

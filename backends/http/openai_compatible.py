@@ -5,26 +5,33 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from meteor_agents.abilities import ModelFacts
 from meteor_agents.backends.http.body import MOST_BYTES, parsed
 from meteor_agents.backends.http.chat_reply import Read, UnreadableReply, join_chunks, read_chat, usage_of
-from meteor_agents.backends.http.dialect import CHAT_FIELDS, Dialect, OptionalField
+from meteor_agents.backends.http.dialect import CHAT_FIELDS, Accepts, Dialect, OptionalField
 from meteor_agents.backends.http.error_table import Meaning
 from meteor_agents.backends.http.failures import Reported, charged, error_in_body, error_within
 from meteor_agents.backends.http.served_models import read_facts
-from meteor_agents.backends.http.transport import Answer, Endpoint, Secrets, endpoint_url, open_transport
+from meteor_agents.backends.http.transport import (
+    Access,
+    Answer,
+    Endpoint,
+    Network,
+    Secrets,
+    endpoint_url,
+    open_transport,
+)
 from meteor_agents.backends.http.waits import exhausted_s
 from meteor_agents.backends.options import from_environment
 from meteor_agents.errors import ModelError, RefusedCallError, TransientModelError
 from meteor_agents.models import ChatMessage, Completion, FinishReason, SamplingParams
 
-TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 _LARGE = 2**18
 """Bytes of a body that is read beside the event loop, so that other calls do not wait for it."""
 _OFFERED = 8
@@ -32,16 +39,14 @@ _OFFERED = 8
 _OFFERED_WITHIN_S = 10
 
 
+
+
 class OpenAICompatibleModel:
     """POSTs to `{base_url}/chat/completions`.
 
-    The key is read from the environment variable `api_key_env` once, here, and is in no error and no repr. `headers`
-    are sent along (their values are treated as secrets too), and `query` is added to the URL. `timeout_s` bounds each wait
-    for data, `connect_timeout_s` connecting. `connections` bounds the sockets; None: as many as there are calls. `transport`
-    replaces the network (`httpx.MockTransport` in tests); proxies and certificates are those of `open_transport`.
-
-    `token_limit` is the field that carries `max_tokens`. With `json_schema` off, schemas are not sent. A field that the
-    server refuses by name is left out, or put as the server wants it, from then on; `note` is called once.
+    The key is read from the environment once, here, and is in no error and no repr. Proxies and certificates are those of
+    `open_transport`. A field that the server refuses by name is left out, or put as the server wants it, from then on;
+    `note` is then called with a sentence about it, once.
 
     Raises `SettingsError` when the variable is not set or holds no key, and for a `base_url` that is no http(s) URL.
     """
@@ -55,31 +60,25 @@ class OpenAICompatibleModel:
         model: str,
         base_url: str = "https://api.openai.com/v1",
         *,
-        api_key_env: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        query: Mapping[str, str] | None = None,
-        token_limit: TokenLimit = "max_tokens",
-        json_schema: bool = True,
+        access: Access = Access(),
+        accepts: Accepts = Accepts(),
+        network: Network = Network(),
         note: Callable[[str], None] = lambda sentence: None,
-        timeout_s: float | None = 120,
-        connect_timeout_s: float | None = 20,
-        connections: int | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._name = model
-        key = from_environment("api_key_env", api_key_env) if api_key_env else None
-        self._secrets = Secrets([key, *(headers or {}).values()])
-        url = endpoint_url(base_url, self.path, query or {})
+        key = from_environment("api_key_env", access.api_key_env) if access.api_key_env else None
+        self._secrets = Secrets([key, *access.headers.values()])
+        url = endpoint_url(base_url, self.path, access.query)
         self._endpoint = Endpoint(
             model,
             url,
-            {**self._own_headers(key), **(headers or {})},
+            {**self._own_headers(key), **access.headers},
             self._secrets,
-            httpx.Timeout(timeout_s, connect=connect_timeout_s, pool=None),
-            transport or open_transport(url, connections),
+            httpx.Timeout(network.timeout_s, connect=network.connect_timeout_s, pool=None),
+            network.transport or open_transport(url, network.connections),
         )
-        self._token_limit = token_limit
-        self._dialect = Dialect(self.fields, lambda sentence: note(f"{model}: {sentence}"), schemas=json_schema)
+        self._token_limit = accepts.token_limit
+        self._dialect = Dialect(self.fields, lambda sentence: note(f"{model}: {sentence}"), schemas=accepts.json_schema)
         self._facts: ModelFacts | None = None
         self._asking = asyncio.Lock()
 
@@ -131,7 +130,7 @@ class OpenAICompatibleModel:
     def _body(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._name,
-            "messages": [message.model_dump() for message in messages],
+            "messages": [{"role": message.role, "content": message.content} for message in messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self._token_limit: sampling.max_tokens,

@@ -6,7 +6,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from meteor_agents.backends.http.body import ENCODINGS, MOST_BYTES, MOST_ERROR_BYTES, read_body
 from meteor_agents.errors import SettingsError, TransientModelError, UnreachableError
 from meteor_agents.safe_text import clean, printable
+from meteor_agents.settings.roles import Limits
 from meteor_agents.version import VERSION
 
 KEEP_ALIVE_S = 15
@@ -32,6 +33,7 @@ _FAILURES = (
     OSError,
 )
 """What the network, the transport and unpacking a body raise."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Secrets:
@@ -85,6 +87,36 @@ class Answer:
         return self.content.decode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a server wants beside the address: a key, headers, and values in the URL."""
+
+    api_key_env: str | None = None
+    """The environment variable that holds the key; None: no key is sent."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request. Their values are treated as secrets too."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """Added to the URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How long to wait for a server, and over how many connections."""
+
+    timeout_s: float | None = 120
+    """The limit of each wait for data; None: no limit."""
+    connect_timeout_s: float | None = 20
+    connections: int | None = None
+    """The most sockets; None: as many as there are calls."""
+    transport: httpx.AsyncBaseTransport | None = None
+    """Replaces the network: `httpx.MockTransport` in tests."""
+
+
+def network_of(limits: Limits) -> Network:
+    """The waits that a role's limits allow."""
+    return Network(limits.read_timeout_s or limits.timeout_s, limits.connect_timeout_s)
+
+
 class Endpoint:
     """Where the model `name` is asked: `url`, with `headers` in every request. Errors hide `secrets`.
 
@@ -123,7 +155,7 @@ class Endpoint:
 
     async def post(self, body: Mapping[str, Any]) -> Answer:
         """The answer to `body`, sent as JSON. Raises `TransientModelError` or `UnreachableError`."""
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        content = _ENCODER.encode(body).encode("utf-8", "replace")
         return await self._sent("POST", self.url, content)
 
     async def get(self, url: httpx.URL) -> Answer:
@@ -141,14 +173,16 @@ class Endpoint:
         )
         try:
             response = await self._transport.handle_async_request(request)
+            headers = dict(response.headers.items())  # by items: `dict` alone looks each name up again
             try:
-                body = await read_body(response, MOST_BYTES if response.is_success else MOST_ERROR_BYTES)
+                most = MOST_BYTES if response.is_success else MOST_ERROR_BYTES
+                body = await read_body(response, headers.get("content-encoding", ""), most)
             finally:
                 await response.aclose()
         except _FAILURES as error:
             failure = self._network_failure(error)
         else:
-            return Answer(response.status_code, response.reason_phrase, dict(response.headers), *body)
+            return Answer(response.status_code, response.reason_phrase, headers, *body)
         raise failure from None  # the library's error holds the request, and with it the key
 
     def _network_failure(self, error: Exception) -> TransientModelError:

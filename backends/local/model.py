@@ -33,8 +33,8 @@ except ImportError as absent:
     raise MissingExtraError("the transformers backend", "local") from absent
 
 from meteor_agents.backends.local.decoding.request import Request
-from meteor_agents.backends.local.library_noise import silence_libraries
 from meteor_agents.backends.local.loading import load_model
+from meteor_agents.backends.local.quiet import silence_libraries
 from meteor_agents.backends.local.worker import FreeMemory, NewWeights, Stop, Worker
 
 

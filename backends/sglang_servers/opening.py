@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 from meteor_agents.backends.base_model import base_checkpoint, trains_here
+from meteor_agents.backends.http.dialect import Accepts
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Access, network_of
 from meteor_agents.backends.options import Surroundings, checked_key, headers, noting, options_of, served_name
 from meteor_agents.backends.sglang_servers.launch import LaunchedServer
 from meteor_agents.backends.sglang_servers.member import Member
@@ -44,11 +46,10 @@ def open_sglang(
         return OpenAICompatibleModel(
             name,
             f"{server.url}/v1",
-            headers=sent,
-            json_schema=options.json_schema,
+            access=Access(headers=sent),
+            accepts=Accepts(json_schema=options.json_schema),
+            network=network_of(limits),
             note=note,
-            timeout_s=limits.read_timeout_s or limits.timeout_s,
-            connect_timeout_s=limits.connect_timeout_s,
         )
 
     student = role == "student" and trains_here(settings)

@@ -142,7 +142,7 @@ class SGLangServer:
             async with asyncio.timeout(within_s):  # the time-out of the client is that of a single read
                 response = await self._client.send(request, stream=True)
                 try:
-                    answer = await read_body(response, MOST_BYTES)
+                    answer = await read_body(response, response.headers.get("Content-Encoding", ""), MOST_BYTES)
                 finally:
                     await response.aclose()
         except (httpx.RequestError, httpx.StreamError, aiohttp.ClientError, OSError) as error:

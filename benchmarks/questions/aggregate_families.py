@@ -7,7 +7,7 @@ from benchmarks.questions.families import (
     slots,
     table_columns,
 )
-from benchmarks.questions.library import (
+from benchmarks.questions.lending import (
     CITIES,
     COUNTRIES,
     GENRES,

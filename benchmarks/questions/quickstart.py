@@ -25,7 +25,7 @@ from benchmarks.questions.families import (
     Values,
 )
 from benchmarks.questions.join_families import join_families
-from benchmarks.questions.library import (
+from benchmarks.questions.lending import (
     library_script,
 )
 from benchmarks.questions.one_table_families import one_table_families

@@ -9,7 +9,7 @@ from benchmarks.questions.families import (
     Family,
     slots,
 )
-from benchmarks.questions.library import (
+from benchmarks.questions.lending import (
     AUTHORS,
     CITIES,
     COUNTRIES,

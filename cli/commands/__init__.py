@@ -1,1 +1,1 @@
-"""One file per command."""
+"""One file per command; those that read a run directory are in `results`."""

@@ -15,8 +15,8 @@ from meteor_agents.cli.commands.prompts import example_variables
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.events import Event, Note
 from meteor_agents.messages import Attempt, Question, Status
+from meteor_agents.method.decoding.opening import check_strategies
 from meteor_agents.method.judges import ModelJudge
-from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, ChatModel, Completion, Occasion, SamplingParams

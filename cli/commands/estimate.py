@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from meteor_agents.analysis.figures import Estimate, RoleEstimate, added
+from meteor_agents.analysis.estimating.figures import Estimate, RoleEstimate, added
 from meteor_agents.assembly.config_file import read_config
 from meteor_agents.assembly.estimating import estimate_settings, forecast_run, over_budget
 from meteor_agents.cli.terminal import PlainConsole, say

@@ -19,7 +19,7 @@ from meteor_agents.calls.server import watch_queues
 from meteor_agents.calls.tally import Tally, keep_telling
 from meteor_agents.cli import event_loop
 from meteor_agents.cli.commands.estimate import announce
-from meteor_agents.cli.commands.report import report_ended_run
+from meteor_agents.cli.commands.results.report import report_ended_run
 from meteor_agents.cli.newest_student import how_to_use, newest_student
 from meteor_agents.cli.progress import JsonLog, open_progress
 from meteor_agents.cli.signals import draining_on_signals

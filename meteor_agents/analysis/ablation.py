@@ -14,7 +14,7 @@ from meteor_agents.evaluation.results import GradedReply, read_graded_reply
 from meteor_agents.evaluation.statistics import Interval, mean, proportion
 from meteor_agents.messages import Status
 from meteor_agents.method.conversations import SELF_TRAIN
-from meteor_agents.method.strategies import BASE as CONTRAST_BASE
+from meteor_agents.method.decoding.opening import BASE as CONTRAST_BASE
 from meteor_agents.pipeline.checkpoints import BASE
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session

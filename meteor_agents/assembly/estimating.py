@@ -8,10 +8,10 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from meteor_agents.analysis.estimate import estimate
-from meteor_agents.analysis.figures import Estimate
-from meteor_agents.analysis.forecast import FORECAST, Forecast, stored_forecast
-from meteor_agents.analysis.rehearsed_run import Given
+from meteor_agents.analysis.estimating.estimate import estimate
+from meteor_agents.analysis.estimating.figures import Estimate
+from meteor_agents.analysis.estimating.forecast import FORECAST, Forecast, stored_forecast
+from meteor_agents.analysis.estimating.rehearsed_run import Given
 from meteor_agents.assembly.opening import open_free_judges, open_templates, stored_lineage
 from meteor_agents.assembly.question_sets import limited, open_questions
 from meteor_agents.assembly.role_models import price_of

@@ -20,8 +20,8 @@ from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.throttled import Throttled
 from meteor_agents.evaluation.human_labels import read_labels
 from meteor_agents.events import Observer, Observers
+from meteor_agents.method.decoding.opening import check_strategies
 from meteor_agents.method.judges import VerifierJudge
-from meteor_agents.method.strategies import check_strategies
 from meteor_agents.method.templates import Templates
 from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.cast import FreeJudges, cast_agents, role_models

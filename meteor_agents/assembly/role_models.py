@@ -11,7 +11,7 @@ from meteor_agents.backends.base_model import costs_money
 from meteor_agents.backends.options import Surroundings
 from meteor_agents.backends.registry import open_model
 from meteor_agents.calls.budget import Budget, Budgeted, Price
-from meteor_agents.calls.recorded import RecordedModel
+from meteor_agents.calls.recorded import Called, RecordedModel
 from meteor_agents.calls.retrying import Retrying
 from meteor_agents.calls.server import Server
 from meteor_agents.calls.throttled import Throttled
@@ -84,14 +84,11 @@ class ModelOpener:
         bare = innermost(model)
         return RecordedModel(
             model,
-            role=asked.role,
-            identity=asked.settings.identity,
+            Called(asked.role, asked.settings.identity, price_of(asked.settings), asked.settings.deciding_options),
             store=self.store,
             budget=self.budget,
             observer=self.observer,
-            price=price_of(asked.settings),
             weights=_weights_of(bare) if asked.role == "student" and isinstance(bare, LoadsWeights) else None,
-            options=asked.settings.deciding_options,
         )
 
 

@@ -14,7 +14,7 @@ from meteor_agents.assembly.opening import Opening, Parts, Plan
 from meteor_agents.backends.base_model import trains_here
 from meteor_agents.errors import UsageError
 from meteor_agents.messages import Question
-from meteor_agents.method.strategies import check_strategies
+from meteor_agents.method.decoding.opening import check_strategies
 from meteor_agents.models import ChatModel
 from meteor_agents.pipeline.pipeline import Pipeline
 from meteor_agents.pipeline.session import Session
@@ -46,7 +46,7 @@ class RunView:
         """The traces of the run under its current settings, in the order in which they were finished.
 
         `stage` is `distill`, `refine` or `self-train` (`self-train-2` for a second turn); `outcome` is `accepted`,
-        `exhausted` or `failed`. Raises `ValueError` for another outcome.
+        `taught`, `exhausted` or `failed`. Raises `ValueError` for another outcome.
         """
         wanted = Outcome(outcome) if outcome is not None else None
         for trace in self._records.current_traces():

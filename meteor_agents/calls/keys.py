@@ -10,6 +10,8 @@ from typing import Any
 
 from meteor_agents.models import SamplingParams
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
+
 
 def call_key(
     role: str,
@@ -28,7 +30,7 @@ def call_key(
     content = [role, identity, list(messages), deciding(sampling), tries, again]
     if options:
         content.append(options)
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(content).encode()).hexdigest()
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -23,37 +23,47 @@ from meteor_agents.store.storable import storable
 from meteor_agents.store.store import Counter, Store
 
 
+@dataclass(frozen=True, slots=True)
+class Called:
+    """The model that is called, as the store and the budget know it."""
+
+    role: str
+    identity: str
+    """The model's name in the keys of its calls, and in the store where the run does not change its weights."""
+    price: Price | None = None
+    """None: unknown, so that its calls count as unpriced."""
+    options: Mapping[str, Any] | None = None
+    """The settings of its backend that may change a reply."""
+
+
 class RecordedModel:
     """A role's model as its agent speaks through it.
 
     The key of a call is a hash of what decides the reply: role, model, messages, sampling, number of the try (`call_key`).
     The weights version is the second half of the key: a stored reply serves when the current weights spoke it, or, while a
     conversation is resumed, an earlier version of the same stage (`also_reusable`), since those words were really said.
-    `options` are the settings of the backend that may change a reply.
+    `weights` gives the version that answers now; None: the model is never trained.
     """
 
     def __init__(
         self,
         model: ChatModel,
+        called: Called,
         *,
-        role: str,
-        identity: str,
         store: Store,
         budget: Budget,
         observer: Observer,
-        price: Price | None = None,
         weights: Callable[[], str] | None = None,
-        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
-        self._role = role
-        self._identity = identity
+        self._role = called.role
+        self._identity = called.identity
+        self._price = called.price
+        self._options = called.options
         self._store = store
         self._budget = budget
         self._observer = observer
-        self._price = price
         self._weights = weights
-        self._options = options
         self.also_reusable: dict[str, tuple[str, ...]] = {}
         """Stage -> older weights versions whose stored replies still count there, newest first."""
         self._only: str | None = None

@@ -10,8 +10,9 @@ from meteor_agents.errors import ModelError
 from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Verdict
 from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge, SelfJudge, VerifierJudge
 from meteor_agents.method.replies import split_answer
+from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.method.voice import Voice
-from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
+from meteor_agents.models import Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.traces import Turn
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Teacher",
     "VerifierJudge",
     "Voice",
+    "read_attempt",
 ]
 
 
@@ -39,13 +41,13 @@ class Said:
 class Student:
     """The model that is being taught.
 
-    `in_one_chat`: a revision is the next turn of one chat (`student_feedback`) instead of a prompt of its own
-    (`student_revise`).
+    `in_one_chat`: a revision is the next turn of one chat instead of a prompt of its own (`StudentPrompts`).
     """
 
     def __init__(self, voice: Voice, *, in_one_chat: bool = False) -> None:
         self._voice = voice
-        self._in_one_chat = in_one_chat
+        self.prompts = StudentPrompts(voice.templates, voice.domain, in_one_chat=in_one_chat)
+        """What it is asked: for its attempts, and in the rows that it trains on."""
 
     async def guideline(self, question: Question, *, stage: str) -> Guideline:
         """What an expert should consider when answering (stage 1)."""
@@ -60,15 +62,18 @@ class Student:
         *,
         stage: str,
         sampling: SamplingParams | None = None,
+        number: int | None = None,
     ) -> Attempt:
         """Reasoning and answer; with a history, a revision that sees the last attempt, what was wrong and the guide.
+
+        `number` counts the tries, from 1 on; by default, one more than the history has.
 
         With a seed, each try gets its own. The same mistake made twice gives the same prompt twice, and with one seed the
         student would repeat it to the last try.
         """
-        number = len(history) + 1
+        number = number or len(history) + 1
         reply = await self._voice.complete(
-            self.revise_prompt(question, history) if history else self.prompt(question),
+            self.prompts.revise(question, history) if history else self.prompts.attempt(question),
             Occasion(stage, question.id, number),
             _drawn(sampling or self._voice.sampling, number),
         )
@@ -77,7 +82,7 @@ class Student:
     async def decode(self, question: Question, sampling: SamplingParams, *, stage: str, sample: int = 1) -> Said:
         """An attempt decoded as `sampling` says. `sample` tells several of one prompt apart, from 1 on."""
         occasion = Occasion(stage, question.id, sample)
-        reply = await self._voice.complete(self.prompt(question), occasion, _drawn(sampling, sample))
+        reply = await self._voice.complete(self.prompts.attempt(question), occasion, _drawn(sampling, sample))
         return Said(_attempt(reply), reply.usage)
 
     async def critique(self, question: Question, draft: Attempt, sampling: SamplingParams, *, stage: str) -> Completion:
@@ -101,7 +106,7 @@ class Student:
 
     async def likelihood(self, question: Question, attempt: Attempt, *, stage: str) -> tuple[Likelihood, Usage]:
         """How likely the student finds an attempt. Raises `ModelError` when its model cannot tell."""
-        messages = (*self.prompt(question), ChatMessage(role="assistant", content=attempt.text))
+        messages = (*self.prompts.attempt(question), said(attempt))
         scoring = SamplingParams(temperature=0, top_p=1, max_tokens=1, score=True)
         reply = await self._voice.speaker.complete(messages, scoring, Occasion(stage, question.id))
         return Likelihood.read(reply.text, reply.model), reply.usage
@@ -111,38 +116,6 @@ class Student:
         sampling = self._voice.sampling.model_copy(update={"temperature": 0.0, "top_p": 1.0, "seed": None})
         return SelfJudge(replace(self._voice, sampling=sampling))
 
-    def prompt(self, question: Question) -> tuple[ChatMessage, ...]:
-        """The messages that ask the question: those of every first attempt and of every training example."""
-        return self._voice.prompt("student_attempt", question=question)
-
-    def revise_prompt(self, question: Question, history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
-        """The messages that ask for the next try after the turns of `history`."""
-        if self._in_one_chat:
-            return self.chat_prompt(question, history)
-        return self._about(history[-1], "student_revise", question, turns=tuple(history))
-
-    def chat_prompt(self, question: Question, history: Sequence[Turn]) -> tuple[ChatMessage, ...]:
-        """The question as a chat, then each try and the feedback on it as further turns."""
-        messages = list(self.prompt(question))
-        for turn in history:
-            messages += [self.said(turn.attempt), *self._about(turn, "student_feedback", question)]
-        return tuple(messages)
-
-    @staticmethod
-    def said(attempt: Attempt) -> ChatMessage:
-        """An attempt as the assistant's turn of a chat."""
-        return ChatMessage(role="assistant", content=attempt.text)
-
-    def _about(self, turn: Turn, template: str, question: Question, **more: object) -> tuple[ChatMessage, ...]:
-        attempt, verdict, guide = turn
-        return self._voice.prompt(
-            template,
-            question=question,
-            previous=attempt,
-            explanation=guide.explanation if guide else verdict.explanation,
-            guide=guide.guide if guide else verdict.guide,
-            **more,
-        )
 
 
 def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
@@ -150,6 +123,19 @@ def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
     if sampling.seed is None or sampling.temperature == 0 or number == 1:
         return sampling
     return sampling.model_copy(update={"seed": sampling.seed + number - 1})
+
+
+def read_attempt(answer: Answer) -> Attempt:
+    """A teacher's answer as an attempt, so that a judge can judge it."""
+    parts = split_answer(answer.text)
+    return Attempt(
+        text=answer.text,
+        reasoning=parts.reasoning,
+        answer=parts.answer,
+        ending=answer.ending,
+        model=answer.model,
+        weights=answer.weights,
+    )
 
 
 def _attempt(reply: Completion) -> Attempt:

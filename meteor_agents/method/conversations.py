@@ -8,22 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meteor_agents.messages import AnyMessage, Dropped, Guide, Lineage, Question, Status, Verdict
-from meteor_agents.method.agents import Student, Teacher
-from meteor_agents.method.decoding import Strategy, decoded
+from meteor_agents.method.agents import Student, Teacher, read_attempt
+from meteor_agents.method.decoding.preference_pairs import PairRules
+from meteor_agents.method.decoding.strategy import Strategy, decoded
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
 
 DISTILL, REFINE, SELF_TRAIN = "distill", "refine", "self-train"
 
 
-async def distill(question: Question, student: Student, teacher: Teacher, *, guideline: bool) -> Trace:
+async def distill(
+    question: Question, student: Student, teacher: Teacher, *, guideline: bool, judge: Judge | None = None
+) -> Trace:
     """Stage 1, weak to strong: the student writes a guideline, the teacher answers with it.
 
     g = student.guideline(q)
     a = teacher.answer(q, g)
     accepted: (q -> a) becomes a training example; g is not part of the target
+
+    With a `judge`, the student also makes one attempt, and the judge says what is wrong with it: (q, attempt, guide -> a)
+    then teaches the student to revise.
 
     Failed, with the reason: the answer is missing, empty or not complete, or the guideline was refused, filtered or broken
     off. A guideline that was cut at its token limit is used as far as it goes.
@@ -45,11 +50,24 @@ async def distill(question: Question, student: Student, teacher: Teacher, *, gui
     said.append(answer)
     if not answer.ending.complete:
         return ended(f"the teacher's reply {answer.ending.told}")
-    return ended(None if answer.text.strip() else "the teacher's reply is empty")
+    if not answer.text.strip():
+        return ended("the teacher's reply is empty")
+    if judge is not None:
+        attempt = await student.attempt(question, stage=DISTILL)
+        verdict = UNJUDGED.get(attempt.ending) or await judge.evaluate(question, attempt, stage=DISTILL)
+        said += [attempt, verdict]
+    return ended(None)
 
 
 async def refine(
-    question: Question, student: Student, judge: Judge, *, iterations: int, guide_by: Teacher | None = None
+    question: Question,
+    student: Student,
+    judge: Judge,
+    *,
+    iterations: int,
+    guide_by: Teacher | None = None,
+    guided: bool = True,
+    answer_by: Teacher | None = None,
 ) -> Trace:
     """Stage 2, judged refinement.
 
@@ -59,6 +77,9 @@ async def refine(
         correct: accepted
         history += (y, v, guide)          the guide is the judge's, or the teacher's
     exhausted
+
+    Unless `guided`, the history stays empty: each try answers the same prompt. With `answer_by`, that teacher answers
+    a question that the student could not, once; the trace is taught if the judge finds the answer correct.
     """
     said: list[AnyMessage] = []
     history: list[Turn] = []
@@ -67,7 +88,7 @@ async def refine(
         return Trace(stage=REFINE, question=question, messages=tuple(said), outcome=outcome, error=error)
 
     for tries in range(1, iterations + 1):
-        attempt = await student.attempt(question, history, stage=REFINE)
+        attempt = await student.attempt(question, history, stage=REFINE, number=tries)
         said.append(attempt)
         verdict = UNJUDGED.get(attempt.ending) or await judge.evaluate(question, attempt, stage=REFINE, tries=tries)
         said.append(verdict)
@@ -75,7 +96,7 @@ async def refine(
             return ended(Outcome.FAILED, f"no verdict from {verdict.model}: {verdict.explanation}")
         if verdict.status is Status.CORRECT:
             return ended(Outcome.ACCEPTED)
-        if tries < iterations:
+        if guided and tries < iterations:
             guide = (
                 await guide_by.guide(question, attempt, verdict, stage=REFINE, tries=tries)
                 if guide_by
@@ -83,7 +104,17 @@ async def refine(
             )
             said.append(guide)
             history.append(Turn(attempt, verdict, guide))
-    return ended(Outcome.EXHAUSTED)
+    answer = await answer_by.answer(question, None, stage=REFINE) if answer_by else None
+    if answer is None:
+        return ended(Outcome.EXHAUSTED)
+    said.append(answer)
+    verdict = UNJUDGED.get(answer.ending) or await judge.evaluate(
+        question, read_attempt(answer), stage=REFINE, tries=iterations + 1
+    )
+    said.append(verdict)
+    if verdict.status is Status.ERROR:
+        return ended(Outcome.FAILED, f"no verdict from {verdict.model} on the teacher's answer: {verdict.explanation}")
+    return ended(Outcome.TAUGHT if verdict.status is Status.CORRECT else Outcome.EXHAUSTED)
 
 
 def _unjudged(status: Status, model: str, ending: FinishReason, guide: str = "") -> Verdict:

@@ -75,15 +75,16 @@ def read_object(source: str) -> dict[str, Any] | None:
     >>> read_object("{'Status': 'correct', 'n': None,}")
     {'status': 'correct', 'n': None}
     """
-    written = _BACKSLASH.sub(lambda found: found[0] if found["known"] else f"\\{found[0]}", source)
-    for text in (written, _PIECE.sub(_mended, written)):
+    written = source
+    if "\\" in source:
+        written = _BACKSLASH.sub(lambda found: found[0] if found["known"] else f"\\{found[0]}", source)
+    for mend in (False, True):
+        text = _PIECE.sub(_mended, written) if mend else written
         try:
-            parse_json(text)  # refuses what is too deep or too large for what follows
-            value = json.loads(text, object_pairs_hook=_unambiguous, parse_constant=lambda _: None)
-            cleaned = parse_json(json.dumps(value))
+            value = parse_json(text, _unambiguous)
         except ValueError:
             continue
-        return cleaned if isinstance(cleaned, dict) else None
+        return value if isinstance(value, dict) else None
     return None
 
 

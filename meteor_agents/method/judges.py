@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 
 from meteor_agents.errors import UnrecordedCallError
 from meteor_agents.messages import Attempt, Question, Spoken, Status, Verdict
 from meteor_agents.method.replies import VERDICT_SCHEMA, parse_verdict
 from meteor_agents.method.voice import Voice
-from meteor_agents.models import FinishReason, Occasion
+from meteor_agents.models import FinishReason, Occasion, SamplingParams
 from meteor_agents.verifiers import ComparesAnswers, Verifier
 
 READINGS = 2
 """How often a judge is asked before its reply counts as unreadable. Stored replies, which an earlier command could not read,
-do not count: a question that failed for them is asked again with `retry_failed`."""
+do not count where the judge `asks_anew`."""
 MOST_READINGS = 8
 """Replies to one call, stored ones included, after which the judge is not asked again."""
 NOT_ASKED_AGAIN = (FinishReason.CUT, FinishReason.REFUSED, FinishReason.FILTERED)
@@ -50,12 +51,16 @@ class JudgeReply(NamedTuple):
 
 
 class ModelJudge:
-    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error."""
+    """A judge that is a language model. A reply that cannot be read is asked for once more, and is then an error.
+
+    `asks_anew`: whether that is done again for a call whose stored replies could not be read.
+    """
 
     free = False
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: Voice, *, asks_anew: bool = True) -> None:
         self._voice = voice
+        self._asks_anew = asks_anew
 
     async def evaluate(self, question: Question, attempt: Attempt, *, stage: str, tries: int = 1) -> Verdict:
         """The model's verdict; of status ERROR, with the reason, when its reply cannot be read or is not complete."""
@@ -83,24 +88,31 @@ class ModelJudge:
 
         `schema` is the JSON schema of a readable reply. Of a reply that stays unreadable, what `parse` makes of it.
         """
-        sampling = self._voice.sampling.model_copy(update={"json_schema": schema})
+        sampling = _holding(self._voice.sampling, schema)
         messages = self._voice.prompt(template, question=question, **variables)
         quoted = (*_texts(question), *(spoken.text for spoken in variables.values() if isinstance(spoken, Spoken)))
         read: list[Parsed] = []
         asked = 0
         while True:
             try:
-                reply = await self._voice.complete(messages, replace(occasion, again=len(read)), sampling)
+                again = replace(occasion, again=len(read)) if read else occasion
+                reply = await self._voice.complete(messages, again, sampling)
             except UnrecordedCallError:  # a replay, whose run asked no further
                 if len(read) < READINGS:
                     raise
                 return read[-1]
             text = reply.text if reply.finish_reason.complete else ""
             read.append(parse(JudgeReply(text, reply.model, quoted, reply.finish_reason)))
-            asked += not reply.reused
+            asked += not (reply.reused and self._asks_anew)
             enough = asked == READINGS or len(read) == MOST_READINGS
             if readable(read[-1]) or reply.finish_reason in NOT_ASKED_AGAIN or enough:
                 return read[-1]
+
+
+@lru_cache(maxsize=64)
+def _holding(sampling: SamplingParams, schema: str) -> SamplingParams:
+    """The sampling, held to a JSON schema."""
+    return sampling.model_copy(update={"json_schema": schema})
 
 
 def _verdict(reply: JudgeReply) -> Verdict:

@@ -47,6 +47,7 @@ FENCE = "fence"
 
 BLOCKS = ("system", "user")
 SUFFIX = ".jinja"
+_ENCODER = json.JSONEncoder(sort_keys=True)
 
 
 class Source(NamedTuple):
@@ -157,7 +158,7 @@ def fence(given: Mapping[str, Any]) -> str:
     It depends on nothing else, such as ids or weights: equal prompts have equal fences, so that their calls are shared.
     """
     replies = {name: value["text"] for name, value in given.items() if isinstance(value, dict) and "text" in value}
-    content = json.dumps([given["question"]["question"], replies], sort_keys=True)
+    content = _ENCODER.encode([given["question"]["question"], replies])
     return f"-----{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

@@ -32,4 +32,6 @@ class Voice:
         """
         reply = await self.speaker.complete(messages, sampling or self.sampling, occasion)
         thoughts, text = split_thoughts(clean(reply.text))
+        if text == reply.text and not thoughts:
+            return reply
         return replace(reply, text=text, reasoning=reply.reasoning or thoughts)

@@ -101,12 +101,15 @@ def cast_agents(
         model = models[name]
         return Voice(speaker(model), templates, settings.domain, model.settings.sampling)
 
-    judge = free.judge or ModelJudge(voice("judge"))
+    judge, grader = free.judge, free.judge
+    if judge is None or grader is None:
+        judges_voice = voice("judge")
+        judge, grader = ModelJudge(judges_voice), ModelJudge(judges_voice, asks_anew=settings.retry_failed)
     return Cast(
         student=Student(voice("student"), in_one_chat=settings.refine.in_one_chat),
         teacher=ModelTeacher(voice("teacher")) if "teacher" in models else ReferenceTeacher(),
         judge=judge,
-        panel=_panel(settings, judge, free.checker, voice if evaluates else None),
+        panel=_panel(settings, grader, free.checker, voice if evaluates else None),
         rivals=_rivals(settings, voice) if evaluates else (),
     )
 
@@ -124,7 +127,11 @@ def _panel(
     settings: Settings, judge: Judge, checker: VerifierJudge | None, voice: Callable[[str], Voice] | None
 ) -> Panel:
     further = settings.evaluate.judges if voice else []
-    more = {given.identity: ModelJudge(voice(f"judge {given.identity}")) for given in further if voice}
+    more = {
+        given.identity: ModelJudge(voice(f"judge {given.identity}"), asks_anew=settings.retry_failed)
+        for given in further
+        if voice
+    }
     panel = Panel.of(judge, settings.judge.identity, more)
     return replace(panel, verifier=checker) if checker is not None and panel.verifier is None else panel
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from meteor_agents.method.conversations import REFINE, SELF_TRAIN
 from meteor_agents.pipeline.recipes import FINETUNE
 from meteor_agents.store.records import Records
+from meteor_agents.store.stage_records import MadeCheckpoint
 
 BASE = "base"
 LINEAGE = (BASE, FINETUNE, REFINE, SELF_TRAIN)
@@ -23,17 +24,20 @@ _GOING = ".removed-"
 def needed(records: Records) -> set[str]:
     """Versions that a resumed run starts from or that a stage ended with.
 
-    From stage 2 these are the lineage's checkpoint and each recipe's last promoted one; no other is trained on or served
-    again. The fine-tune and every turn of stage 3 may be the start of another stage or turn.
+    From stage 2 these are the lineage's checkpoint and each recipe's last and best promoted ones; no other is trained on or
+    served again. The fine-tune and every turn of stage 3 may be the start of another stage or turn.
     """
     kept = set(records.lineage().values())
     last: dict[str, str] = {}
-    for stage, recipe, checkpoint, promoted in records.checkpoints():
-        if promoted and stage == REFINE:
-            last[recipe] = checkpoint
-        elif promoted:
-            kept.add(checkpoint)
-    return kept | set(last.values())
+    best: dict[str, MadeCheckpoint] = {}
+    for made in records.checkpoints():
+        if made.promoted and made.stage == REFINE:
+            last[made.recipe] = made.checkpoint
+            if made.recipe not in best or (made.right or 0) >= (best[made.recipe].right or 0):
+                best[made.recipe] = made
+        elif made.promoted:
+            kept.add(made.checkpoint)
+    return kept | set(last.values()) | {made.checkpoint for made in best.values()}
 
 
 def prune(folder: Path, keep: Collection[str], newest: int) -> list[str]:

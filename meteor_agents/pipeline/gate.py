@@ -16,8 +16,9 @@ from meteor_agents.pipeline.stage_calls import greedy
 
 GATE = "gate"
 """The stage of the gate's calls."""
-SIGNIFICANCE = 0.05
-"""One-sided level of the sign test at which a candidate counts as worse."""
+SIGNIFICANCE = 0.25
+"""One-sided level of the sign test at which a candidate counts as worse. It favours the student that is there: a gate has
+few questions, and turning an update down wrongly costs less than keeping one wrongly."""
 
 
 SPEAKING_FILES = (
@@ -40,6 +41,8 @@ class Gate:
 
     promoted: bool
     reason: str
+    right: tuple[int, int] | None = None
+    """Gate questions answered correctly before and after; None where replies are not graded."""
 
 
 async def ask_gate(session: Session) -> dict[str, GradedReply]:
@@ -88,5 +91,5 @@ def judge_candidate(before: Mapping[str, GradedReply], after: Mapping[str, Grade
     right_before, right_after = (sum(sides) for sides in zip(*right, strict=True))
     counts = f"{right_after} of {n} gate questions right, {right_before} before"
     if sign_test(better=right.count((False, True)), worse=right.count((True, False))) < SIGNIFICANCE:
-        return Gate(False, f"worse beyond noise: {counts}")
-    return Gate(True, counts)
+        return Gate(False, f"worse: {counts}", (right_before, right_after))
+    return Gate(True, counts, (right_before, right_after))

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.method.replies import READING
+from meteor_agents.settings.roles import REFERENCE
 from meteor_agents.settings.run import Settings
 from meteor_agents.settings.stages import DECIDES_PAIRS
 from meteor_agents.training import Checkpoint
@@ -50,7 +51,9 @@ class Recipes:
 
     def distill(self, base: Checkpoint) -> str:
         """Stage 1's conversations."""
-        return self._recipe(DISTILL, base, guideline=self._settings.distill.guideline)
+        stage = self._settings.distill
+        more = {"revise": True, "judge": self._judge()} if stage.revise else {}
+        return self._recipe(DISTILL, base, guideline=stage.guideline, **more)
 
     def finetune(self, base: Checkpoint, *, own_rows: str | None = None) -> str:
         """Stage 1's training. `own_rows` is a hash of the user's own rows, where those are trained on."""
@@ -62,6 +65,10 @@ class Recipes:
             self._settings.training.model_dump(mode="json", exclude={"hostfile", "tensorboard"}) if trains else None
         )
         options = self._settings.refine.model_dump(mode="json", exclude={"questions", "skip"})
+        if options["exhausted"] == "drop":
+            del options["exhausted"]  # runs that were made before it existed keep their recipe
+        elif self._settings.teacher.backend != REFERENCE:
+            options["answer"] = self._prompt_hashes["teacher_answer"]
         if self._settings.refine.in_one_chat:
             options["feedback"] = self._prompt_hashes["student_feedback"]
         return self._recipe(REFINE, entered, **options, base_training=training)
@@ -77,6 +84,12 @@ class Recipes:
         judges = [[judge.identity, judge.deciding_options, judge.sampling] for judge in evaluate.judges]
         more = {"judges": judges, "verifier": evaluate.verifier}
         return self._recipe(EVALUATE, None, **{name: value for name, value in more.items() if value})
+
+    def _judge(self) -> list[Any]:
+        """What decides stage 1's verdicts, with `distill.revise`."""
+        judge = self._settings.judge
+        return [judge.identity, judge.deciding_options, judge.sampling.model_dump(mode="json"),
+                self._prompt_hashes["student_attempt"], self._prompt_hashes["judge_verdict"]]  # fmt: skip
 
     def _recipe(self, stage: str, start: Checkpoint | None, **more: Any) -> str:
         settings = self._settings

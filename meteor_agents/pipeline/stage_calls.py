@@ -8,29 +8,40 @@ from meteor_agents.evaluation.grading import ask_and_grade
 from meteor_agents.evaluation.results import GradedReply
 from meteor_agents.messages import Question
 from meteor_agents.method import conversations
+from meteor_agents.method.decoding.opening import open_strategy
+from meteor_agents.method.decoding.preference_pairs import PairRules
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.preference_pairs import PairRules
-from meteor_agents.method.strategies import open_strategy
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import Cast
 from meteor_agents.pipeline.engine import Conversation
 from meteor_agents.settings.decoding import decoding
+from meteor_agents.settings.roles import REFERENCE
 from meteor_agents.settings.run import Settings
 from meteor_agents.training import Checkpoint
 
 
 def distilling(settings: Settings, cast: Cast) -> Conversation:
     """Stage 1's conversation about one question."""
-    guideline = settings.distill.guideline
-    return lambda question: conversations.distill(question, cast.student, cast.teacher, guideline=guideline)
+    guideline = settings.distill.guideline and settings.teacher.backend != REFERENCE
+    judge = cast.judge if settings.distill.revise else None
+    return lambda question: conversations.distill(
+        question, cast.student, cast.teacher, guideline=guideline, judge=judge
+    )
 
 
 def refining(settings: Settings, cast: Cast) -> Conversation:
     """Stage 2's conversation about one question."""
     stage = settings.refine
     guide_by = cast.teacher if stage.guide_from == "teacher" else None
+    answer_by = cast.teacher if stage.exhausted == "teacher" else None
     return lambda question: conversations.refine(
-        question, cast.student, cast.judge, iterations=stage.iterations, guide_by=guide_by
+        question,
+        cast.student,
+        cast.judge,
+        iterations=stage.iterations,
+        guide_by=guide_by,
+        guided=stage.guide_from != "none",
+        answer_by=answer_by,
     )
 
 

@@ -108,7 +108,7 @@ async def _train(
 async def _pass_gate(
     session: Session, wanted: Update, candidate: Checkpoint, before: Mapping[str, GradedReply]
 ) -> Gate:
-    """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse beyond noise."""
+    """Serve the candidate and decide whether it stays: it loads, answers, stops, and is not worse."""
     if unlike := await asyncio.to_thread(speaks_unlike, wanted.job.start.path, candidate.path):
         return Gate(False, unlike)
     try:
@@ -124,7 +124,9 @@ async def _pass_gate(
 
 
 async def _record(session: Session, wanted: Update, gate: Gate, report: TrainingReport | None) -> None:
-    left_out = {"left_out": dict(wanted.left_out)} if wanted.left_out else {}
+    more: dict[str, object] = {"left_out": dict(wanted.left_out)} if wanted.left_out else {}
+    if gate.right is not None:
+        more["gate"] = dict(zip(("before", "right"), gate.right, strict=True))
     round_ = Round(
         stage=wanted.stage,
         round=wanted.number,
@@ -134,7 +136,7 @@ async def _record(session: Session, wanted: Update, gate: Gate, report: Training
         checkpoint=wanted.candidate,
         promoted=gate.promoted,
         reason=gate.reason,
-        report={**(report.model_dump(mode="json") if report else {}), **left_out},
+        report={**(report.model_dump(mode="json") if report else {}), **more},
     )
     await session.store.add_round(wanted.recipe, round_)
 

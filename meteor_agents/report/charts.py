@@ -127,14 +127,16 @@ def _tries(contents: Contents) -> Chart | None:
     if refine is None:
         return None
     tries = refine["accepted_at_try"]
-    names = [*(f"try {n}" for n in tries), "never", "failed"]
-    counts = [*tries.values(), refine["exhausted"], refine["failed"]]
+    taught = {"by the teacher": refine["taught"]} if refine["taught"] else {}
+    others = {**taught, "never": refine["exhausted"], "failed": refine["failed"]}
+    names = [*(f"try {n}" for n in tries), *others]
+    counts = [*tries.values(), *others.values()]
     return Chart(
         "stages",
         "Stage 2: tries until an answer was accepted",
-        "Questions by the try whose answer the judge accepted; never: none was accepted.",
+        "Questions by the try that the judge accepted; by the teacher: its answer was, no try; never: neither was.",
         [{"type": "bar", "name": "questions", "x": names, "y": counts, "text": [str(n) for n in counts],
-          "marker": {"color": [0] * len(tries) + [3, 2]}}],
+          "marker": {"color": [0] * len(tries) + [1] * len(taught) + [3, 2]}}],
         {"showlegend": False, "yaxis": {"title": {"text": "questions"}}},
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -30,7 +30,11 @@ class DistillSettings(TakeSettings):
     """Stage 1: the student learns from the teacher's answers."""
 
     guideline: bool = True
-    """The student first writes a guideline that the teacher follows. `false` is plain distillation."""
+    """The student first writes a guideline that the teacher follows. `false` is plain distillation. A
+    `reference` teacher cannot read a guideline, so none is asked for."""
+    revise: bool = False
+    """The student also attempts each question. What the judge finds wrong with it, and the teacher's answer, become a
+    further example, which teaches the student to revise. Costs no call of the teacher."""
 
 
 class LossSettings(TakeSettings):
@@ -74,22 +78,27 @@ class RefineSettings(LossSettings):
     """Tries for one question (N in the paper)."""
     update_every: int = Field(default=10, ge=1)
     """Accepted traces until the student is trained again (K in the paper)."""
-    guide_from: Literal["judge", "teacher"] = "judge"
-    """Who writes the guide that follows a wrong try."""
-    conversion: Literal["final", "history", "chat", "pairs"] = "final"
-    """What a trace teaches. `final`: the accepted reply. `history`: all tries and what was wrong with them, as one reply.
+    guide_from: Literal["judge", "teacher", "none"] = "judge"
+    """Who writes the guide that follows a wrong try. `none`: the next try answers the same prompt as the first."""
+    exhausted: Literal["drop", "teacher"] = "drop"
+    """What becomes of a question that no try got right. `teacher`: the teacher answers it, and if the judge finds the answer
+    correct it trains the student. The teacher is then paid only for what the student cannot do."""
+    conversion: Literal["final", "revise", "history", "chat", "pairs"] = "final"
+    """What a trace teaches. `final`: the accepted reply. `revise`: that, and to give it after the last wrong try and its
+    guide. `history`: all tries and what was wrong with them, as one reply.
     `chat`: the tries as one chat; the student is then also asked in one chat. `pairs`: the accepted reply is preferred to
     the rejected ones, with `loss`."""
-    init: Literal["previous", "base"] = "previous"
-    """Which weights an update starts from: `previous`, the student as it is now, or `base`, as it entered the stage."""
+    init: Literal["previous", "base", "pretrained"] = "previous"
+    """Which weights an update starts from: `previous`, the student as it is now, `base`, as it entered the stage, or
+    `pretrained`, the untrained student (with `data: cumulative` and `replay: all`, so that it learns everything anew)."""
     data: Literal["buffer", "cumulative"] = "buffer"
     """What an update trains on: `buffer`, the traces since the last update, or `cumulative`, all that were accepted."""
     mode: Literal["sync", "overlap"] = "sync"
     """`sync`: conversations wait while the student is trained. `overlap`: they continue with the old weights."""
     staleness: int = Field(default=1, ge=1)
     """With `mode: overlap`: how many updates the weights in use may be behind before conversations wait."""
-    replay: float = Field(default=0.0, ge=0, le=4)
-    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own examples."""
+    replay: Literal["all"] | Annotated[float, Field(ge=0, le=4)] = 0.0
+    """Examples of stage 1 to mix into each update against forgetting, as a share of the update's own examples; or `all`."""
 
     @property
     def in_one_chat(self) -> bool:
@@ -102,6 +111,8 @@ class RefineSettings(LossSettings):
         if pairs and self.replay:
             raise ValueError("replay adds examples, which cannot be trained on together with pairs; use nll instead")
         of_the_loss = LossSettings.model_fields.keys() - TakeSettings.model_fields.keys()
+        if self.guide_from == "none" and self.conversion in ("revise", "history", "chat"):
+            raise ValueError(f"conversion: {self.conversion} needs guides; with guide_from: none use final or pairs")
         given = [name for name in of_the_loss if getattr(self, name) != LossSettings.model_fields[name].default]
         if given and not pairs:
             raise ValueError(f"{min(given)} belongs to conversion: pairs; this conversion trains on single replies")

@@ -27,6 +27,17 @@ class Round:
     report: dict[str, Any]
 
 
+class MadeCheckpoint(NamedTuple):
+    """What an update made."""
+
+    stage: str
+    recipe: str
+    checkpoint: str
+    promoted: bool
+    right: int | None
+    """Gate questions that it answered correctly; None where they were not graded."""
+
+
 class StageRecord(NamedTuple):
     """Where a stage stands."""
 
@@ -76,10 +87,13 @@ class StageRecords(Reader):
             for n, ids, data_hash, start, checkpoint, promoted, reason, report in rows
         ]
 
-    def checkpoints(self) -> list[tuple[str, str, str, bool]]:
-        """(stage, recipe, checkpoint, promoted) of every round that was ever recorded, oldest first."""
-        rows = self.read("SELECT stage, recipe, checkpoint, promoted FROM rounds ORDER BY created, round")
-        return [(stage, recipe, checkpoint, bool(promoted)) for stage, recipe, checkpoint, promoted in rows]
+    def checkpoints(self) -> list[MadeCheckpoint]:
+        """The checkpoint of every round that was ever recorded, oldest first."""
+        rows = self.read(
+            "SELECT stage, recipe, checkpoint, promoted, json_extract(report, '$.gate.right') FROM rounds"
+            " ORDER BY created, round"
+        )
+        return [MadeCheckpoint(stage, recipe, version, bool(kept), right) for stage, recipe, version, kept, right in rows]
 
     def scores(self, checkpoint: str, heldout: str, recipe: str) -> dict[str, str]:
         """Question id -> stored result (JSON) of one evaluation."""

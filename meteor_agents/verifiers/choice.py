@@ -6,7 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 from meteor_agents.messages import Question, Verdict
 from meteor_agents.verifiers.choice_reading import chosen_letter
-from meteor_agents.verifiers.verdicts import correct, incorrect, quoted, undecided, without_reference
+from meteor_agents.verifiers.verdicts import Unread, both_read, correct, incorrect
+
+UNREAD = Unread(
+    "does not name one letter from A to J",
+    "does not choose one letter from A to J",
+    "End the answer with one letter, such as: The answer is (C).",
+)
 
 
 class ChoiceOptions(BaseModel):
@@ -22,18 +28,11 @@ class ChoiceVerifier:
 
     def verify(self, question: Question, answer: str) -> Verdict:
         """Correct if the answer chooses one letter, and it is the reference's; undecided if the reference has none."""
-        if question.reference is None:
-            return without_reference(self.name, question)
-        expected = chosen_letter(question.reference)
-        if expected is None:
-            return undecided(self.name, f"The reference of question {question.id} does not name one letter from A to J.")
-        given = chosen_letter(answer)
-        if given is None:
-            return incorrect(
-                self.name,
-                f"The answer {quoted(answer)} does not choose one letter from A to J.",
-                "End the answer with one letter, such as: The answer is (C).",
-            )
+        letters = chosen_letter(question.reference or ""), chosen_letter(answer)
+        read = both_read(self.name, question, answer, *letters, UNREAD)
+        if isinstance(read, Verdict):
+            return read
+        expected, given = read
         if given == expected:
             return correct(self.name)
         return incorrect(self.name, f"The answer {given} is not the right choice.")

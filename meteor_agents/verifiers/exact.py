@@ -8,10 +8,12 @@ import unicodedata
 from pydantic import BaseModel, ConfigDict
 
 from meteor_agents.messages import Question, Verdict
-from meteor_agents.verifiers.markup import composed, unboxed, unmarked, untexted, visible
+from meteor_agents.verifiers.markup import TAIL, composed, unboxed, unmarked, untexted, visible
 from meteor_agents.verifiers.verdicts import correct, incorrect, quoted, without_reference
 from meteor_agents.verifiers.wording import DOUBT, NEGATION, RETRACTION, announced
 
+LONGEST = TAIL
+"""Characters of the longest text whose markup and punctuation are looked at; a longer one is compared as it is written."""
 LONGEST_REMARK = 4_000
 """Characters of the longest reply in which an explanation is looked for; a longer one is compared as a whole."""
 REMARK = re.compile(
@@ -44,8 +46,9 @@ class ExactVerifier:
         """Correct if the answer, as `view` gives it, is the reference."""
         if question.reference is None:
             return without_reference(self.name, question)
-        given = read(answer, question.reference)
-        if given == normalised(question.reference):
+        expected = normalised(question.reference)
+        given = read(answer, expected)
+        if given == expected:
             return correct(self.name)
         if not given:
             return incorrect(self.name, "The answer is empty.")
@@ -53,18 +56,16 @@ class ExactVerifier:
 
     def view(self, question: Question, answer: str) -> str | None:
         """The answer in small letters without markup, punctuation and explanation; None for an empty one."""
-        return read(answer, question.reference) or None
+        return read(answer, question.reference and normalised(question.reference)) or None
 
     def close(self) -> None:
         """Does nothing: there is nothing to give back."""
 
 
-def read(answer: str, reference: str | None) -> str:
-    """The answer, normalised: all of it where that is the reference, and else the part that is said to be the answer."""
+def read(answer: str, expected: str | None) -> str:
+    """The answer, normalised: all of it where that is `expected`, and else the part that is said to be the answer."""
     whole = normalised(answer)
-    if reference is not None and whole == normalised(reference):
-        return whole
-    if len(answer) > LONGEST_REMARK:
+    if whole == expected or len(answer) > LONGEST_REMARK:
         return whole
     return normalised(answer_part(answer)) or whole
 
@@ -115,9 +116,15 @@ def shown(text: str) -> str:
 def normalised(text: str) -> str:
     """Case-folded words with single spaces; a text of punctuation alone is kept as it is.
 
+    Of a text longer than `LONGEST` only invisible characters, spacing and case are evened out, so that reading it takes
+    bounded time.
+
     >>> normalised("  the **Blue**  Whale. ")
     'the blue whale'
     """
+    text = visible(text).strip()
+    if len(text) > LONGEST:
+        return " ".join(text.casefold().split())
     folded = composed(composed(shown(text)).casefold()).replace("−", "-")
     blanks = {ord(char): " " for char in set(folded) if is_punctuation(char)}
     words = LOOSE_MARK.sub(" ", folded).translate(blanks).split()

@@ -18,11 +18,16 @@ from meteor_agents.errors import MissingExtraError, SettingsError
 from meteor_agents.messages import Question, Verdict
 from meteor_agents.verifiers.child import Phase
 from meteor_agents.verifiers.markup import boxes, tail, visible
-from meteor_agents.verifiers.verdicts import correct, incorrect, quoted, undecided, without_reference
+from meteor_agents.verifiers.verdicts import Unread, both_read, correct, incorrect, quoted, undecided
 from meteor_agents.verifiers.wording import DOUBT, NEGATION, OR, announced
 from meteor_agents.verifiers.workers import Ended, Job, Workers
 
-FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|\$(.+?)\$"
+    r"|(?<!\\)\\\[((?:\\\\|(?!\\[\[\]]).)++)\\\]|(?<!\\)\\\(((?:\\\\|(?!\\[()]).)++)\\\)",
+    re.DOTALL,
+)
+"""A formula between its marks. None opens within another, so that many that never close are passed over in linear time."""
 ALTERNATIVE = re.compile(rf"(?<!\w){OR}(?!\w)", re.IGNORECASE)
 PROSE = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sinh|cosh|tanh|log|exp|pi\b)[A-Za-z]{4,}")
 """A word that is no function of mathematics: the text around a formula, not the formula."""
@@ -30,6 +35,13 @@ AROUND = string.whitespace + ".*_`"
 """Marks around a formula that stands alone on its line."""
 LONGEST = 500
 """Characters of a formula that is read."""
+
+
+UNREAD = Unread(
+    "holds no single formula",
+    "gives no single formula",
+    "End the answer with one formula, such as: The answer is $x + 1$.",
+)
 
 
 class MathOptions(BaseModel):
@@ -60,18 +72,10 @@ class MathVerifier:
 
     def verify(self, question: Question, answer: str) -> Verdict:
         """The verdict on the one formula that the answer gives. An answer with several, or with doubt, is incorrect."""
-        if question.reference is None:
-            return without_reference(self.name, question)
-        expected = formula(question.reference)
-        if expected is None:
-            return undecided(self.name, f"The reference of question {question.id} holds no single formula.")
-        given = formula(answer)
-        if given is None:
-            return incorrect(
-                self.name,
-                f"No single formula in the answer {quoted(answer)}.",
-                "End the answer with one formula, such as: The answer is $x + 1$.",
-            )
+        read = both_read(self.name, question, answer, formula(question.reference or ""), formula(answer), UNREAD)
+        if isinstance(read, Verdict):
+            return read
+        expected, given = read
         found = self._workers.ask("verify", question, given, expected=expected)
         if isinstance(found, Ended):
             return incorrect(self.name, f"The answer {quoted(given)} could not be compared: {found.reason}.")

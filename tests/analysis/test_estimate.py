@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.analysis.estimate import estimate
-from meteor_agents.analysis.figures import Estimate
-from meteor_agents.analysis.rehearsed_run import Given
+from meteor_agents.analysis.estimating.estimate import estimate
+from meteor_agents.analysis.estimating.figures import Estimate
+from meteor_agents.analysis.estimating.rehearsed_run import Given
 from meteor_agents.assembly.opening import open_templates, stored_lineage
 from meteor_agents.backends.local.token_counting import local_counter
 from meteor_agents.backends.scripted import ScriptedModel
@@ -107,13 +107,13 @@ def test_nothing_is_left_to_do_after_a_whole_run_and_only_then(tmp_path: Path, j
 
 
 def test_what_a_run_has_done_is_left_out_of_its_estimate(tmp_path: Path) -> None:
-    learner = Learner()
-    Run(tmp_path / "run", learner, None, **named())(Pipeline.distill)
-    run = Run(tmp_path / "run", learner, None, **named())
+    learner, tried = Learner(), {"revise": True}
+    Run(tmp_path / "run", learner, None, **named(distill=tried))(Pipeline.distill)
+    run = Run(tmp_path / "run", learner, None, **named(distill=tried))
     assert estimated(run, "distill").roles["student"].calls == 0
-    edited = Run(tmp_path / "run", learner, None, **named(distill={"guideline": False}))
+    edited = Run(tmp_path / "run", learner, None, **named())
     assert estimated(edited, "distill").roles["student"].calls == 0
-    elsewhere = Run(tmp_path / "run", learner, None, **named(domain="sums of two"))
+    elsewhere = Run(tmp_path / "run", learner, None, **named(domain="sums of two", distill=tried))
     assert estimated(elsewhere, "distill").roles["student"].calls == 40
 
 
@@ -157,7 +157,7 @@ def test_money_is_tokens_times_price_and_unknown_without_one(tmp_path: Path) -> 
 
 
 def test_tokens_are_counted_by_the_given_counter_and_it_is_named(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", Learner(), None, **named())
+    run = Run(tmp_path / "run", Learner(), None, **named(distill={"revise": True}))
     words = TokenCounter(lambda text: len(text.split()), "words")
     characters, counted = (
         estimated(run, "distill", counters=counters).roles["student"].input_tokens

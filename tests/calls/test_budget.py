@@ -10,7 +10,7 @@ import pytest
 
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.budget import Budget, Budgeted, Price
-from meteor_agents.calls.recorded import RecordedModel
+from meteor_agents.calls.recorded import Called, RecordedModel
 from meteor_agents.calls.retrying import Retrying
 from meteor_agents.errors import BudgetReached, TransientModelError
 from meteor_agents.events import Observers
@@ -41,9 +41,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def recorded(model: ChatModel, store: Store, budget: Budget) -> RecordedModel:
-    return RecordedModel(
-        model, role="student", identity="m", store=store, budget=budget, observer=Observers(), price=PRICE
-    )
+    called = Called(role="student", identity="m", price=PRICE)
+    return RecordedModel(model, called, store=store, budget=budget, observer=Observers())
 
 
 async def ask(model: RecordedModel, question: str) -> Completion:

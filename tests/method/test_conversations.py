@@ -12,9 +12,9 @@ from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.messages import Dropped, Question, Status
 from meteor_agents.method import conversations
 from meteor_agents.method.agents import ModelTeacher, Student
-from meteor_agents.method.decoding import Single
+from meteor_agents.method.decoding.direct import Single
+from meteor_agents.method.decoding.preference_pairs import PairRules
 from meteor_agents.method.judges import ModelJudge, VerifierJudge
-from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.reference_teacher import ReferenceTeacher
 from meteor_agents.method.templates import Templates
 from meteor_agents.method.voice import Voice
@@ -167,6 +167,52 @@ def test_after_n_wrong_tries_the_trace_is_exhausted_and_has_no_accepted_attempt(
     trace = refined(student, exact())
     assert (trace.outcome, trace.tries, trace.accepted_attempt) == (Outcome.EXHAUSTED, 3, None)
     assert [message.kind for message in trace.messages].count("guide") == 2
+
+
+def test_without_guides_each_try_answers_the_first_prompt_again_as_another_draw() -> None:
+    student = Speaking([WRONG, RIGHT])
+    trace = asyncio.run(conversations.refine(QUESTION, Student(voice(student)), exact(), iterations=3, guided=False))
+    assert [message.kind for message in trace.messages] == ["attempt", "verdict", "attempt", "verdict"]
+    assert student.asked[0][0] == student.asked[1][0]
+    assert [occasion.tries for _, _, occasion in student.asked] == [1, 2]
+    assert (trace.outcome, trace.tries) == (Outcome.ACCEPTED, 2)
+
+
+def taught(answer: str, ending: FinishReason = FinishReason.COMPLETE) -> Trace:
+    teacher = ModelTeacher(voice(Speaking([answer], ending)))
+    student = Student(voice(Speaking([WRONG] * 2)))
+    return asyncio.run(conversations.refine(QUESTION, student, exact(), iterations=2, answer_by=teacher))
+
+
+def test_a_teacher_answers_what_no_try_got_right_and_its_verified_answer_ends_the_trace() -> None:
+    trace = taught(RIGHT)
+    assert (trace.outcome, trace.tries, trace.accepted_attempt) == (Outcome.TAUGHT, 2, None)
+    assert trace.answer is not None
+    assert trace.answer.text == RIGHT
+    assert [turn.verdict.status for turn in trace.turns] == [Status.INCORRECT] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"), [(WRONG, FinishReason.COMPLETE), (RIGHT, FinishReason.CUT), ("", FinishReason.COMPLETE)]
+)
+def test_a_teachers_answer_that_is_wrong_or_incomplete_teaches_nothing(answer: str, ending: FinishReason) -> None:
+    assert taught(answer, ending).outcome is Outcome.EXHAUSTED
+
+
+def test_a_teacher_without_an_answer_leaves_the_question_exhausted() -> None:
+    bare = QUESTION.model_copy(update={"reference": None})
+    judge = ModelJudge(voice(Speaking(['{"explanation": "no", "status": "incorrect", "guide": "halve it"}'])))
+    student = Student(voice(Speaking([WRONG])))
+    held = conversations.refine(bare, student, judge, iterations=1, answer_by=ReferenceTeacher())
+    assert asyncio.run(held).outcome is Outcome.EXHAUSTED
+
+
+def test_distillation_with_a_judge_also_asks_the_student_and_says_what_is_wrong() -> None:
+    student = Student(voice(Speaking([WRONG])))
+    held = conversations.distill(QUESTION, student, ReferenceTeacher(), guideline=False, judge=exact())
+    trace = asyncio.run(held)
+    assert [message.kind for message in trace.messages] == ["answer", "attempt", "verdict"]
+    assert (trace.outcome, trace.turns[0].verdict.status) == (Outcome.ACCEPTED, Status.INCORRECT)
 
 
 def test_an_attempt_cut_at_max_tokens_is_incorrect_and_tried_again_whatever_a_judge_would_say() -> None:

@@ -21,13 +21,14 @@ from meteor_agents.cli.commands.run import RunRequest, run_stage
 from meteor_agents.errors import ModelError, SettingsError
 from meteor_agents.messages import Attempt, Dropped, Question, Status
 from meteor_agents.method.agents import Student
-from meteor_agents.method.decoding import Choice, decoded, view
+from meteor_agents.method.decoding.opening import check_strategies, described, open_strategy
+from meteor_agents.method.decoding.preference_pairs import PairRules
+from meteor_agents.method.decoding.sampled import view
+from meteor_agents.method.decoding.strategy import Choice, decoded
+from meteor_agents.method.decoding.text_similarity import medoid, similarity
 from meteor_agents.method.judges import Judge, ModelJudge, VerifierJudge
-from meteor_agents.method.preference_pairs import PairRules
 from meteor_agents.method.replies import CRITERIA
-from meteor_agents.method.strategies import check_strategies, described, open_strategy
 from meteor_agents.method.templates import Templates
-from meteor_agents.method.text_similarity import medoid, similarity
 from meteor_agents.method.voice import Voice
 from meteor_agents.models import ChatMessage, Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
 from meteor_agents.settings.decoding import Decoding

@@ -359,6 +359,6 @@ def test_no_text_makes_a_parser_fail(text: str) -> None:
 def test_a_megabyte_is_parsed_in_less_than_a_second(unit: str, before: str, after: str) -> None:
     text = before + unit * (1_000_000 // len(unit)) + after
     for parse in (split_answer, lambda text: parse_verdict(text, "judge")):
-        began = time.thread_time()
+        began = time.process_time()
         parse(text)
-        assert time.thread_time() - began < 1
+        assert time.process_time() - began < 1

@@ -142,6 +142,6 @@ def test_a_text_without_marks_is_its_own_reply(text: str) -> None:
 )  # fmt: skip
 def test_a_megabyte_of_one_mark_takes_less_than_a_second(unit: str, before: str) -> None:
     text = before + unit * (1_000_000 // len(unit))
-    began = time.thread_time()
+    began = time.process_time()
     split_thoughts(text, opened=not before)
-    assert time.thread_time() - began < 1
+    assert time.process_time() - began < 1

@@ -102,17 +102,65 @@ def trace_of(*tries: Attempt) -> Trace:
 
 def test_final_teaches_the_accepted_reply_to_the_bare_question() -> None:
     trace, student, _ = held([WRONG, RIGHT])
-    (row,) = refinement_rows([trace], student, "final").rows
-    assert row == Example(id="q1", prompt=student.prompt(QUESTION), target=RIGHT)
+    (row,) = refinement_rows([trace], student.prompts, "final").rows
+    assert row == Example(id="q1", prompt=student.prompts.attempt(QUESTION), target=RIGHT)
+
+
+def test_revise_also_teaches_the_accepted_reply_to_the_very_prompt_that_asked_for_it() -> None:
+    trace, student, speaker = held([WRONG, "Answer: 5", RIGHT])
+    final, revision = refinement_rows([trace], student.prompts, "revise").rows
+    assert final == Example(id="q1", prompt=student.prompts.attempt(QUESTION), target=RIGHT)
+    assert revision == Example(id="q1#revise", prompt=tuple(speaker.asked[2]), target=RIGHT)
+
+
+def test_revise_of_a_first_try_is_that_try() -> None:
+    trace, student, _ = held([RIGHT])
+    revise, final = (refinement_rows([trace], student.prompts, conversion) for conversion in ("revise", "final"))
+    assert revise.rows == final.rows
+
+
+@pytest.mark.parametrize("conversion", ["final", "revise", "history", "chat", "pairs"])
+def test_the_teachers_answer_stands_for_the_accepted_reply_in_a_taught_trace(conversion: str) -> None:
+    trace = trace_of(attempt(WRONG), attempt("Answer: 5"))
+    wrong = Verdict(status=Status.INCORRECT, explanation="Wrong.", guide="Count.", model="v")
+    right = (Answer(text=RIGHT, model="t", weights="t"), Verdict(status=Status.CORRECT, model="v"))
+    said = (*trace.messages[:-1], wrong, *right)
+    trace = trace.model_copy(update={"messages": said, "outcome": Outcome.TAUGHT})
+    rows, left_out = refinement_rows([trace], silent_student(in_one_chat=conversion == "chat").prompts, conversion)
+    assert left_out == {}
+    learned = [row.chosen if isinstance(row, PreferencePair) else row.messages[-1].content
+               if isinstance(row, ChatExample) else row.target for row in rows]  # fmt: skip
+    assert learned
+    assert all(text.endswith(RIGHT) for text in learned)
+    if conversion == "revise":
+        revision = rows[1]
+        assert isinstance(revision, Example)
+        assert "Answer: 5" in revision.prompt[-1].content  # the last try, though it had no guide of its own
+    if conversion == "pairs":
+        assert [row.rejected for row in rows if isinstance(row, PreferencePair)] == [WRONG, "Answer: 5"]
+
+
+def test_stage_one_with_a_wrong_attempt_also_teaches_to_revise_it() -> None:
+    wrong = Verdict(status=Status.INCORRECT, explanation="Wrong.", guide="Count.", model="v")
+    said = (Answer(text=RIGHT, model="t", weights="t"), attempt(WRONG), wrong)
+    trace = Trace(stage="distill", question=QUESTION, messages=said, outcome=Outcome.ACCEPTED)
+    final, revision = distillation_rows([trace], silent_student().prompts).rows
+    assert isinstance(final, Example)
+    assert isinstance(revision, Example)
+    assert (final.target, revision.target) == (RIGHT, RIGHT)
+    assert WRONG in revision.prompt[-1].content
+    assert "Count." in revision.prompt[-1].content
+    right = trace.model_copy(update={"messages": (*said[:2], Verdict(status=Status.CORRECT, model="v"))})
+    assert distillation_rows([right], silent_student().prompts).rows == [final]
 
 
 def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_that_counts() -> None:
     from meteor_agents.method.replies import split_answer
 
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    (row,) = refinement_rows([trace], student, "history").rows
+    (row,) = refinement_rows([trace], student.prompts, "history").rows
     assert isinstance(row, Example)
-    assert row.prompt == student.prompt(QUESTION)
+    assert row.prompt == student.prompts.attempt(QUESTION)
     parts = [WRONG, trace.turns[0].verdict.explanation, "Answer: 5", trace.turns[1].verdict.explanation, RIGHT]
     places = [row.target.index(part) for part in parts]
     assert places == sorted(places)
@@ -121,12 +169,13 @@ def test_history_teaches_every_try_with_what_was_wrong_and_ends_with_the_answer_
 
 def test_history_of_a_first_try_is_that_try() -> None:
     trace, student, _ = held([RIGHT])
-    assert refinement_rows([trace], student, "history").rows == refinement_rows([trace], student, "final").rows
+    history, final = (refinement_rows([trace], student.prompts, conversion) for conversion in ("history", "final"))
+    assert history.rows == final.rows
 
 
 def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None:
     trace, student, speaker = held([WRONG, "Answer: 5", RIGHT], in_one_chat=True)
-    (row,) = refinement_rows([trace], student, "chat").rows
+    (row,) = refinement_rows([trace], student.prompts, "chat").rows
     assert isinstance(row, ChatExample)
     replies = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     assert [row.messages[:i] for i in replies] == speaker.asked
@@ -135,9 +184,9 @@ def test_chat_is_learned_behind_the_very_messages_that_asked_each_turn() -> None
 
 def test_pairs_prefer_the_accepted_reply_over_each_rejected_one() -> None:
     trace, student, _ = held([WRONG, "Answer: 5", RIGHT])
-    rows = refinement_rows([trace], student, "pairs").rows
+    rows = refinement_rows([trace], student.prompts, "pairs").rows
     assert rows == [
-        PreferencePair(id=f"q1#{i}", prompt=student.prompt(QUESTION), chosen=RIGHT, rejected=rejected)
+        PreferencePair(id=f"q1#{i}", prompt=student.prompts.attempt(QUESTION), chosen=RIGHT, rejected=rejected)
         for i, rejected in enumerate([WRONG, "Answer: 5"], 1)
     ]
 
@@ -172,13 +221,14 @@ def test_trace_that_cannot_be_learned_is_left_out_with_its_reason(
     conversion: str, tries: list[Attempt], reason: str
 ) -> None:
     good = trace_of(attempt(WRONG), attempt(RIGHT))
-    converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student(), conversion)
+    converted = refinement_rows([trace_of(*tries), good, trace_of(*tries)], silent_student().prompts, conversion)
     assert [row.id.partition("#")[0] for row in converted.rows] == ["q1"]
     assert converted.left_out == {reason: 2}
 
 
 def test_cut_first_try_does_no_harm_to_the_accepted_reply() -> None:
-    converted = refinement_rows([trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))], silent_student(), "final")
+    trace = trace_of(attempt(WRONG, truncated=True), attempt(RIGHT))
+    converted = refinement_rows([trace], silent_student().prompts, "final")
     assert (len(converted.rows), converted.left_out) == (1, {})
 
 
@@ -186,7 +236,7 @@ def test_trace_of_an_older_run_that_holds_only_truncated_is_left_out_all_the_sam
     stored = trace_of(attempt(RIGHT, truncated=True)).model_dump(mode="json")
     for message in stored["messages"]:
         message.pop("ending", None)
-    assert refinement_rows([Trace.model_validate(stored)], silent_student(), "final").left_out == {CUT_SHORT: 1}
+    assert refinement_rows([Trace.model_validate(stored)], silent_student().prompts, "final").left_out == {CUT_SHORT: 1}
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -199,8 +249,8 @@ def test_decoded_pair_needs_two_complete_replies(side: int, ending: FinishReason
     good = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
     both[side] = attempt(both[side].text, ending=ending)
     bad = Trace(stage="self-train", question=QUESTION, messages=tuple(both), outcome=Outcome.ACCEPTED)
-    rows, left_out = self_training_rows([good, bad], silent_student())
-    prompt = silent_student().prompt(QUESTION)
+    rows, left_out = self_training_rows([good, bad], silent_student().prompts)
+    prompt = silent_student().prompts.attempt(QUESTION)
     assert rows == [PreferencePair(id="q1", prompt=prompt, chosen=RIGHT, rejected=WRONG)]
     assert left_out == {reason: 1}
 
@@ -209,7 +259,7 @@ def test_decoded_pair_needs_two_complete_replies(side: int, ending: FinishReason
 def test_answer_that_is_not_complete_is_left_out_of_stage_one(ending: FinishReason) -> None:
     answer = Answer(text="Three.", model="m", weights="w", ending=ending)
     trace = Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
-    assert distillation_rows([trace], silent_student()) == ([], {INCOMPLETE: 1})
+    assert distillation_rows([trace], silent_student().prompts) == ([], {INCOMPLETE: 1})
 
 
 def test_answer_without_text_is_left_out_of_stage_one() -> None:
@@ -217,7 +267,7 @@ def test_answer_without_text_is_left_out_of_stage_one() -> None:
         answer = Answer(text=text, model="m", weights="w")
         return Trace(stage="distill", question=QUESTION, messages=(answer,), outcome=Outcome.ACCEPTED)
 
-    converted = distillation_rows([answered("Three."), answered(" ")], silent_student())
+    converted = distillation_rows([answered("Three."), answered(" ")], silent_student().prompts)
     assert ([row.id for row in converted.rows], converted.left_out) == (["q1"], {EMPTY: 1})
 
 
@@ -299,6 +349,8 @@ def test_replay_without_stage_one_says_what_to_run(tmp_path: Path) -> None:
         ({"conversion": "chat", "beta": 0.1}, "has no beta"),
         ({"conversion": "pairs", "loss": "dpo", "margin": 0.1}, "the loss dpo has no margin"),
         ({"conversion": "Final"}, "conversion"),
+        ({"conversion": "revise", "guide_from": "none"}, "needs guides"),
+        ({"replay": "some"}, "replay"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(refine: dict[str, Any], sentence: str) -> None:

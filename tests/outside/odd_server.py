@@ -37,6 +37,8 @@ class OddServer:
     """`answers`: role -> status and body of each of its calls; a role that is absent is answered well."""
 
     answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    odd_calls: int | None = None
+    """How many calls, of all roles in `answers`, are answered so; None: all."""
     asked: Counter[str] = field(default_factory=Counter)
     """Role -> calls."""
     url: str = ""
@@ -58,7 +60,9 @@ class OddServer:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 role = body["model"]
                 odd.asked[role] += 1
-                status, content = odd.answers.get(role, (200, GOOD[role]))
+                status, content = (200, GOOD[role]) if odd.odd_calls == 0 else odd.answers.get(role, (200, GOOD[role]))
+                if odd.odd_calls and role in odd.answers:
+                    odd.odd_calls -= 1
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))

@@ -52,6 +52,27 @@ def test_without_retry_failed_a_finished_stage_stays_as_it_is(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("role", "answer", "odd_calls"),
+    [("judge", (200, completion("Hm.")), None), ("student", (400, b'{"error": {"message": "bad input"}}'), 1)],
+)
+def test_without_retry_failed_an_evaluation_asks_for_no_unreadable_or_failed_reply_again(
+    tmp_path: Path, role: str, answer: tuple[int, bytes], odd_calls: int | None
+) -> None:
+    with OddServer({role: answer}, odd_calls).running() as server:
+        project = Project(tmp_path, server, questions=4, fail_on=1)
+        settings = json.loads((tmp_path / "meteor.yaml").read_text())
+        settings["questions"]["holdout"] = 2
+        (tmp_path / "meteor.yaml").write_text(json.dumps(settings))
+        project.meteor("evaluate", "meteor.yaml")
+        asked = server.total
+        for _ in range(2):
+            project.meteor("evaluate", "meteor.yaml", "--no-retry-failed")
+            assert server.total == asked, server.asked
+        project.meteor("evaluate", "meteor.yaml")
+        assert server.total > asked
+
+
+@pytest.mark.parametrize(
     "usage", [None, {}, {"prompt_tokens": -1_000_000, "completion_tokens": -5}, {"prompt_tokens": 10**30}, "many"]
 )
 def test_a_budget_in_tokens_holds_where_the_usage_is_absent_or_absurd(tmp_path: Path, usage: Any) -> None:

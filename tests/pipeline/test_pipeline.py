@@ -18,8 +18,8 @@ from meteor_agents import prompts
 from meteor_agents.analysis.status import read_status
 from meteor_agents.backends.scripted import ScriptedModel
 from meteor_agents.calls.budget import Budget
-from meteor_agents.calls.recorded import RecordedModel
-from meteor_agents.cli.tables import status_table
+from meteor_agents.calls.recorded import Called, RecordedModel
+from meteor_agents.cli.tables import guided_updates, status_table
 from meteor_agents.data.question_pool import QuestionPool
 from meteor_agents.errors import BudgetReached, NothingToTrainError, TrainingError
 from meteor_agents.evaluation.grading import Panel
@@ -159,9 +159,8 @@ class Run:
 
         def recorded(role: str, speaker: ScriptedModel, versioned: bool) -> RecordedModel:
             weights = (lambda: speaker.weights) if versioned else None
-            return RecordedModel(
-                speaker, role=role, identity=role, store=store, budget=budget, observer=observer, weights=weights
-            )
+            called = Called(role=role, identity=role)
+            return RecordedModel(speaker, called, store=store, budget=budget, observer=observer, weights=weights)
 
         student = recorded("student", model, True)
         judge: VerifierJudge | ModelJudge = VerifierJudge(open_verifier("numeric", {}, Path()))
@@ -263,6 +262,58 @@ def test_exhausted_traces_are_never_trained_on(tmp_path: Path) -> None:
     assert trained.isdisjoint(exhausted)
 
 
+def test_questions_that_no_try_got_right_are_answered_by_the_teacher_and_trained_on(tmp_path: Path) -> None:
+    taught = {"iterations": 1, "update_every": 5, "exhausted": "teacher"}
+    run = Run(tmp_path / "run", Learner(), FolderTrainer(), refine=taught)
+    status = run()
+    assert run.trainer is not None
+    hard = {f"q{i:03d}" for i in range(0, 40, 3)}
+    stage = status["stages"]["refine"]
+    assert (stage["taught"], stage["exhausted"], stage["accepted"]) == (len(hard), 0, 40 - len(hard))
+    trained = {row.id for job in run.trainer.jobs if job.name.startswith("refine") for row in job.rows}
+    assert hard < trained
+    table = io.StringIO()
+    Console(file=table, width=120).print(status_table(status))
+    assert "taught" in table.getvalue()
+    assert "14 answered by the teacher" in (guided_updates(status) or "")
+    calls = run.learner.calls
+    Run(run.folder, run.learner, run.trainer, refine=taught)()
+    assert run.learner.calls == calls
+
+
+def test_an_update_can_start_from_the_untrained_student_with_all_of_stage_one_and_all_that_was_accepted(
+    tmp_path: Path,
+) -> None:
+    restart = {"update_every": 10, "questions": 30, "init": "pretrained", "data": "cumulative", "replay": "all"}
+    run = Run(tmp_path / "run", Learner(), FolderTrainer(), refine=restart)
+    run()
+    assert run.trainer is not None
+    jobs = [job for job in run.trainer.jobs if job.name.startswith("refine")]
+    assert [job.start.version for job in jobs] == ["base"] * 3
+    assert [len(job.rows) for job in jobs] == [50, 60, 70]  # 40 of stage 1, and 10, 20, 30 accepted
+
+
+def test_stage_two_ends_with_the_student_that_the_gate_found_best(tmp_path: Path) -> None:
+    class Slipping(Learner):
+        """Round 2 misses one gate question that round 1 answered: too little to be turned down."""
+
+        def reply(self, messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
+            said = super().reply(messages, sampling)
+            slips = re.match(r"refine-00[23]", self.model.weights) and "plus 101?" in messages[-1].content
+            return "Answer: 0" if slips else said
+
+    run = Run(tmp_path / "run", Slipping(), FolderTrainer())
+    status = run()
+    first, second, third = (r for r in status["rounds"] if r["stage"] == "refine")
+    assert [first["promoted"], second["promoted"], third["promoted"]] == [True] * 3
+    assert status["stages"]["refine"]["checkpoint"] == first["checkpoint"]
+    assert isinstance(run.events, Events)
+    assert any(f"kept {first['checkpoint']} (8 gate questions right)" in getattr(e, "text", "") for e in run.events.all)
+    calls = run.learner.calls
+    again = Run(run.folder, run.learner, run.trainer)()
+    assert (run.learner.calls, again["stages"]["refine"]["checkpoint"]) == (calls, first["checkpoint"])
+
+
 def test_stage_three_prefers_the_beams_answer(run: Run) -> None:
     run()
     assert run.trainer is not None
@@ -334,7 +385,7 @@ def test_a_checkpoint_that_is_worse_is_not_promoted_and_the_run_goes_on_with_the
     status = run()
     rounds = {r["round"]: r for r in status["rounds"] if r["stage"] == "refine"}
     assert rounds[1]["promoted"] is False
-    assert "worse beyond noise" in rounds[1]["reason"]
+    assert "worse: 0 of 12" in rounds[1]["reason"]
     assert run.trainer is not None
     finetune, _, second, *_ = run.trainer.jobs
     assert second.start.version == finetune.version()

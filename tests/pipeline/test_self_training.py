@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from meteor_agents.analysis.estimate import estimate
+from meteor_agents.analysis.estimating.estimate import estimate
 from meteor_agents.backends.scripted import ScriptedModel
-from meteor_agents.cli.commands.traces import show_traces
+from meteor_agents.cli.commands.results.traces import show_traces
 from meteor_agents.events import Note
 from meteor_agents.messages import Dropped, Lineage
 from meteor_agents.method.replies import CRITERIA

@@ -220,6 +220,6 @@ def test_any_text_gets_a_verdict_and_a_readable_reference_is_its_own_answer(text
 )
 @pytest.mark.parametrize("length", [19_900, 1_000_000])
 def test_a_long_text_is_read_in_bounded_time(unit: str, length: int) -> None:
-    started = time.thread_time()
+    started = time.process_time()
     chosen_letter("My answer " + (unit * (length // len(unit) + 1))[:length] + " x")
-    assert time.thread_time() - started < 2
+    assert time.process_time() - started < 1

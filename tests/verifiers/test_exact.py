@@ -62,9 +62,24 @@ def test_answers_with_equal_views_get_equal_verdicts(reference: str, one: str, o
 
 @pytest.mark.parametrize(
     "unit",
-    ["a", "_", "*", "`", "5", "(", "{", "\u0301", "$", " ", "\n", "\\boxed{", "\\text{", "**a", "wait,", "answer ", "答"],
-)
-def test_a_megabyte_is_read_in_bounded_time(unit: str) -> None:
-    started = time.thread_time()
-    EXACT.verify(asked("x"), unit * (1_000_000 // len(unit)))
-    assert time.thread_time() - started < 2
+    ["a", "_", "*", "`", "5", "(", "{", "\u0301", "$", " ", "\n", "\\boxed{", "\\text{", "**a", "wait,", "answer ", "答",
+     "ﷺ", "İ", "½ ", "e\u0301", "٣", "ﬃ", "“", "{}", "# a\n", "~~a", "\\", "\u200b", "a\u200b", "\ud83d"],
+)  # fmt: skip
+def test_a_million_characters_are_read_in_bounded_time(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    for reference, answer in (("x", text), (text, "x")):
+        started = time.process_time()
+        EXACT.verify(asked(reference), answer)
+        assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize("padding", ["\u200b", " ", "\n", "\u2060\ufeff\u3000"])
+def test_a_million_characters_that_nobody_sees_do_not_hide_the_answer(padding: str) -> None:
+    padded = padding * (1_000_000 // len(padding)) + "**Paris**" + padding * 9
+    assert EXACT.verify(asked("Paris"), padded).status is Status.CORRECT
+
+
+def test_a_text_too_long_to_interpret_is_compared_as_it_is_written() -> None:
+    text = "A blue whale! " * 10_000
+    assert EXACT.verify(asked(text), text.upper().replace(" ", "\n")).status is Status.CORRECT
+    assert EXACT.verify(asked(text), text.replace("!", "")).status is Status.INCORRECT

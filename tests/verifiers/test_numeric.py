@@ -179,9 +179,9 @@ UNITS = ("a", "_", "*", "~", "5", "5 ", "5,", "1,", "(", "[1,", "{", "\u0301", "
 @pytest.mark.parametrize("length", [19_900, 1_000_000])
 def test_a_long_text_is_read_in_bounded_time(unit: str, length: int) -> None:
     text = "The answer is\n" + (unit * (length // len(unit) + 1))[:length]
-    started = time.thread_time()
+    started = time.process_time()
     found("5", text)
-    assert time.thread_time() - started < 2
+    assert time.process_time() - started < 1
 
 
 def test_threads_read_at_once() -> None:

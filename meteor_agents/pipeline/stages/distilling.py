@@ -31,7 +31,7 @@ async def finetune(session: Session, own_rows: Sequence[Example | ChatExample] =
     if session.trainer is None:
         raise UsageError("finetune only trains, so --no-train leaves it nothing to do")
     own = TrainingRows(list(own_rows), {}) if own_rows else None
-    rows, left_out = own or distillation_rows(answered(session), session.cast.student)
+    rows, left_out = own or distillation_rows(answered(session), session.cast.student.prompts)
     if not rows:
         raise UsageError(
             "finetune: this run has no accepted distill trace to train on; run `meteor distill` first, or name a "

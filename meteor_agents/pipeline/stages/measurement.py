@@ -32,6 +32,7 @@ from meteor_agents.pipeline.engine import each
 from meteor_agents.pipeline.session import Session
 from meteor_agents.pipeline.stage_calls import greedy
 from meteor_agents.store.evaluations import EvaluationKind, EvaluationRecord
+from meteor_agents.store.records import Records
 from meteor_agents.training import Checkpoint
 
 RIVALS, OVERLAPS = "rivals", "overlap"
@@ -105,7 +106,8 @@ class Measurement:
         session, questions = self._session, self._session.questions.heldout[heldout]
         stage = f"evaluate {label}: {heldout}"
         results = self._results(version, heldout)
-        owed = [q for q in questions if not is_graded(results.get(q.id), q)]
+        key = version, heldout, self._recipe
+        owed = owed_questions(self._store, key, questions, retry_failed=session.settings.retry_failed)
 
         async def examined(question: Question) -> None:
             result = await ask_and_grade(question, student, self._panel, sampling=sampling)
@@ -253,6 +255,22 @@ class Measurement:
 
 async def _nothing() -> None:
     """A rival needs no weights to be loaded."""
+
+
+def owed_questions(
+    records: Records, key: tuple[str, str, str], questions: Sequence[Question], *, retry_failed: bool
+) -> list[Question]:
+    """The questions of a held-out set that a checkpoint or rival still has to be asked.
+
+    `key` is the checkpoint's version, the set's name and the recipe. Without `retry_failed`, a set of as many questions
+    whose figures are stored is measured, whatever failed or could not be read: only edited questions are owed.
+    """
+    stored = {id_: read_graded_reply(result, id_) for id_, result in records.scores(*key).items()}
+    identity = (*key, EvaluationKind.METRICS)
+    measured = (row.metrics for row in records.evaluations() if row[:4] == identity)
+    if retry_failed or all(metrics.get("questions") != len(questions) for metrics in measured):
+        return [q for q in questions if not is_graded(stored.get(q.id), q)]
+    return [q for q in questions if q.id in stored and stored[q.id].asked != fingerprint(q)]
 
 
 def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:

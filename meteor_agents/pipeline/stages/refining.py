@@ -21,7 +21,7 @@ from meteor_agents.pipeline.stage_calls import refining
 from meteor_agents.pipeline.stages.distilling import answered
 from meteor_agents.pipeline.stages.holding import Stage, hold
 from meteor_agents.pipeline.updating import Update, update
-from meteor_agents.traces import Outcome, Trace
+from meteor_agents.traces import TRAINS, Trace
 from meteor_agents.training import Checkpoint, TrainingJob, TrainingRow
 
 
@@ -65,7 +65,7 @@ class Updates:
         self._rounds = len(rounds)
         trained = {id_ for round_ in rounds for id_ in round_.traces}
         outcomes = session.store.outcomes(REFINE, recipe)
-        accepted = [id_ for id_, outcome in outcomes if outcome is Outcome.ACCEPTED]
+        accepted = [id_ for id_, outcome in outcomes if outcome in TRAINS]
         self._trained = [id_ for id_ in accepted if id_ in trained]
         self._buffer = [id_ for id_ in accepted if id_ not in trained]
         self._versions = [entered.version, *(round_.checkpoint for round_ in promoted)]
@@ -82,12 +82,12 @@ class Updates:
         In mode overlap this returns at once, unless the weights are as stale as they may be. Raises what an update raised.
         """
         if self._overlaps:
-            if trace.outcome is Outcome.ACCEPTED:
+            if trace.outcome in TRAINS:
                 self._buffer.append(trace.question.id)
             await self._update_beside()
             return
         async with self._lock:
-            if trace.outcome is Outcome.ACCEPTED:
+            if trace.outcome in TRAINS:
                 self._buffer.append(trace.question.id)
             await self._update_while_full()
 
@@ -100,6 +100,25 @@ class Updates:
             await self._update_while_full()
             if self._session.trainer is not None and len(self._buffer) * 2 >= self._size:
                 await self._update(len(self._buffer))
+        await self._settle_on_the_best()
+
+    async def _settle_on_the_best(self) -> None:
+        """End the stage with the student that the gate found best, the latest of several; it may be the one that entered."""
+        rounds = self._session.store.rounds(REFINE, self._recipe)
+        graded = [(round_, round_.report["gate"]) for round_ in rounds if "gate" in round_.report]
+        if not graded:
+            return
+        right = {self._entered.version: graded[0][1]["before"]}
+        right |= {round_.checkpoint: gate["right"] for round_, gate in graded if round_.promoted}
+        best = max(reversed(right), key=lambda version: right[version])
+        if best == self.student.version or self.student.version not in right:
+            return
+        self._session.note(
+            f"refine: kept {best} ({right[best]} gate questions right), not its last update ({right[self.student.version]})"
+        )
+        known = best == self._entered.version
+        self.student = self._entered if known else Checkpoint(version=best, path=self._session.folder / best)
+        await self._session.student.serve(self.student)
 
     async def __aenter__(self) -> Updates:
         return self
@@ -167,7 +186,7 @@ class Updates:
         assert session.trainer is not None
         ids = self._buffer[:size]
         converted = self._converted([*self._trained, *ids] if stage.data == "cumulative" else ids)
-        start = self.student if stage.init == "previous" else self._entered
+        start = {"previous": self.student, "base": self._entered, "pretrained": session.base}[stage.init]
         number = self._rounds + 1
         job = TrainingJob(
             name=f"{REFINE}-{number:03d}",
@@ -196,7 +215,7 @@ class Updates:
     def _converted(self, ids: Sequence[str]) -> TrainingRows:
         """The training rows of these traces, in the order of their ids, so that equal sets make equal data."""
         traces = self._session.store.traces(REFINE, self._recipe, sorted(ids))
-        return refinement_rows(traces, self._session.cast.student, self._session.settings.refine.conversion)
+        return refinement_rows(traces, self._session.cast.student.prompts, self._session.settings.refine.conversion)
 
     def _goes_on_from(self, start: Checkpoint) -> bool:
         """Whether the optimizer's state after `start` was kept for this update: by stage 1, or by the last update."""
@@ -207,14 +226,15 @@ class Updates:
 
     def _replayed(self, examples: int, number: int) -> list[TrainingRow]:
         """A rotating share (`refine.replay`) of stage 1's examples. Raises `UsageError` when there are none."""
-        count = round(examples * self._session.settings.refine.replay)
-        if not count:
+        share = self._session.settings.refine.replay
+        if not share:
             return []
-        known = distillation_rows(answered(self._session), self._session.cast.student).rows
+        known = distillation_rows(answered(self._session), self._session.cast.student.prompts).rows
         if not known:
             raise UsageError(
                 "refine.replay repeats examples of stage 1, and this run has none; run `meteor distill` first"
             )
+        count = len(known) if share == "all" else round(examples * share)
         start = (number - 1) * count
         chosen = [known[(start + i) % len(known)] for i in range(min(count, len(known)))]
         return [row.model_copy(update={"id": f"replay-{row.id}"}) for row in chosen]

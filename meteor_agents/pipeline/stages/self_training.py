@@ -58,7 +58,7 @@ class SelfTraining:
         session.note(f"{name}: {summary(traces)}")
         if session.trainer is None:
             return student
-        pairs, left_out = self_training_rows(traces, session.cast.student)
+        pairs, left_out = self_training_rows(traces, session.cast.student.prompts)
         if not pairs:
             session.note(f"{SELF_TRAIN}: no pair had a preference; the student is not trained")
             return student

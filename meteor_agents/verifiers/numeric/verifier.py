@@ -9,8 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from meteor_agents.messages import Question, Verdict
 from meteor_agents.verifiers.numeric.answers import Notation, answer_value
 from meteor_agents.verifiers.numeric.dates import When
-from meteor_agents.verifiers.numeric.values import NOISE, Scalar, same, view
-from meteor_agents.verifiers.verdicts import correct, incorrect, quoted, undecided, without_reference
+from meteor_agents.verifiers.numeric.values import NOISE, Scalar, Value, same, view
+from meteor_agents.verifiers.verdicts import Unread, both_read, correct, incorrect, quoted, undecided
+
+UNREAD = Unread(
+    "holds no value, or several",
+    "does not give one value that can be read",
+    "End the answer with the value alone, such as: Answer: 42",
+)
 
 
 class NumericOptions(BaseModel):
@@ -40,19 +46,12 @@ class NumericVerifier:
 
     def verify(self, question: Question, answer: str) -> Verdict:
         """Correct if answer and reference have the same value; undecided if the reference has no value, or more than one."""
-        if question.reference is None:
-            return without_reference(self.name, question)
-        notation = Notation.of(question.reference)
-        expected = notation.like
-        if expected is None:
-            return undecided(self.name, f"The reference of question {question.id} holds no value, or several.")
-        given = answer_value(answer, notation)
-        if given is None:
-            return incorrect(
-                self.name,
-                f"The answer {quoted(answer)} does not give one value that can be read.",
-                "End the answer with the value alone, such as: Answer: 42",
-            )
+        notation = Notation.of(question.reference or "")
+        values = notation.like, answer_value(answer, notation)
+        read: tuple[Value, Value] | Verdict = both_read(self.name, question, answer, *values, UNREAD)
+        if isinstance(read, Verdict):
+            return read
+        expected, given = read
         if same(expected, given, self.close_enough):
             return correct(self.name)
         if isinstance(expected, When) and isinstance(given, When) and expected.may_match(given):

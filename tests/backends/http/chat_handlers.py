@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Access, Network
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 
 KEY = "sk-very-secret-0123456789"
@@ -19,7 +20,8 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def model_of(handler: Handler) -> OpenAICompatibleModel:
     """A model before the handler, with the key of the environment variable TEST_KEY."""
-    return OpenAICompatibleModel("gpt-test", URL, api_key_env="TEST_KEY", transport=httpx.MockTransport(handler))
+    network = Network(transport=httpx.MockTransport(handler))
+    return OpenAICompatibleModel("gpt-test", URL, access=Access("TEST_KEY"), network=network)
 
 
 def ask(handler: Handler, sampling: SamplingParams | None = None) -> Completion:

@@ -15,6 +15,7 @@ import httpx
 
 from meteor_agents.backends.http.anthropic_messages import AnthropicModel
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Network
 from meteor_agents.errors import ModelError
 from meteor_agents.models import ChatMessage, Completion, SamplingParams
 
@@ -147,7 +148,8 @@ def outcome(interface: str, status: int, body: bytes, headers: dict[str, str] | 
         async def answer(request: httpx.Request) -> httpx.Response:
             return httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
 
-        model = open_at("http://server.example", interface, transport=httpx.MockTransport(answer))
+        network = Network(transport=httpx.MockTransport(answer))
+        model = open_at("http://server.example", interface, network=network)
         try:
             return await model.complete(MESSAGES, SAMPLING)
         except ModelError as error:

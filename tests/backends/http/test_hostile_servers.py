@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from meteor_agents.backends.http.body import MOST_BYTES, MOST_ERROR_BYTES
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Network
 from meteor_agents.errors import CredentialsError, ModelError, RefusedCallError, TransientModelError
 from meteor_agents.models import Completion
 from tests.backends.http.raw_server import Reply, answer_to, outcome
@@ -205,7 +206,7 @@ def test_a_packing_that_was_not_asked_for_is_told(encoding: str) -> None:
 def test_a_list_of_models_of_any_kind_gives_facts_or_none() -> None:
     async def facts(body: bytes) -> tuple[int, int | None]:
         transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
-        found = await OpenAICompatibleModel("m", "http://server.example/v1", transport=transport).facts()
+        found = await OpenAICompatibleModel("m", "http://server.example/v1", network=Network(transport=transport)).facts()
         return len(found.served), found.context
 
     assert asyncio.run(facts(b"[" * 200_000)) == (0, None)

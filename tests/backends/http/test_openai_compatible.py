@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Network
 from meteor_agents.errors import CredentialsError, RefusedCallError, TransientModelError
 from meteor_agents.models import FinishReason, SamplingParams
 from tests.backends.http.chat_handlers import KEY, MESSAGES, URL, answering, ask, reply
@@ -110,7 +111,8 @@ def test_an_address_may_be_given_with_the_interfaces_own_path() -> None:
         return httpx.Response(200, json=reply())
 
     async def run() -> None:
-        model = OpenAICompatibleModel("m", f"{URL}/chat/completions", transport=httpx.MockTransport(handler))
+        network = Network(transport=httpx.MockTransport(handler))
+        model = OpenAICompatibleModel("m", f"{URL}/chat/completions", network=network)
         await model.complete(MESSAGES, SamplingParams())
 
     asyncio.run(run())

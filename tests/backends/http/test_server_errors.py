@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meteor_agents.backends.http.transport import Access
 from meteor_agents.errors import CredentialsError, ModelError, QuotaError, RefusedCallError, TransientModelError
 from meteor_agents.models import FinishReason
 from tests.backends.http.raw_server import RawServer, Reply, answer_to, ask, outcome
@@ -175,7 +176,7 @@ def test_the_words_of_a_refusal_hide_the_key_in_a_note_too(monkeypatch: pytest.M
     refusal = Reply.of(error("top_p is not supported for sk-planted-0123456789"), 400)
     fine = Reply.of({"choices": [{"message": {"content": "Hi."}, "finish_reason": "stop"}]})
     with RawServer([refusal, fine]).running() as server:
-        assert ask(server, note=notes.append, api_key_env="TEST_KEY").text == "Hi."
+        assert ask(server, note=notes.append, access=Access("TEST_KEY")).text == "Hi."
     assert ["***" in note and "planted" not in note for note in notes] == [True]
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from meteor_agents.backends.http.openai_compatible import OpenAICompatibleModel
+from meteor_agents.backends.http.transport import Access, Network
 from meteor_agents.errors import ModelError, SettingsError, TransientModelError
 from meteor_agents.models import Completion, SamplingParams
 from tests.backends.http.chat_handlers import KEY, MESSAGES, URL, answering, ask, model_of, reply
@@ -21,7 +22,7 @@ def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excepted(monkeypa
     async def test(proxy: str) -> Completion:
         monkeypatch.setenv("http_proxy", proxy.removesuffix("/v1"))
         monkeypatch.setenv("no_proxy", "excepted.example")
-        model = OpenAICompatibleModel("m", "http://model.example/v1", connect_timeout_s=5)
+        model = OpenAICompatibleModel("m", "http://model.example/v1", network=Network(connect_timeout_s=5))
         try:
             return await model.complete(MESSAGES, SamplingParams())
         finally:
@@ -98,7 +99,7 @@ def test_a_key_that_no_header_can_hold_is_a_setting_error_that_does_not_show_it(
         model_of(answering())
     assert "plan" not in str(caught.value)
     with pytest.raises(SettingsError, match="not ASCII"):
-        OpenAICompatibleModel("m", URL, headers={"X-Team": "é"})
+        OpenAICompatibleModel("m", URL, access=Access(headers={"X-Team": "é"}))
 
 
 def test_many_calls_at_once_over_real_sockets() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from meteor_agents.analysis.figures import Estimate, RoleEstimate
+from meteor_agents.analysis.estimating.figures import Estimate, RoleEstimate
 from meteor_agents.store.records import Records
 
 FORECAST = "forecast"

@@ -12,7 +12,7 @@ from tests.support.tiny_model import make_tiny, require_libraries
 
 WARNED = """
 import warnings
-from meteor_agents.backends.local.library_noise import silence_libraries
+from meteor_agents.backends.local.quiet import silence_libraries
 silence_libraries()
 for module in ("torch.nn.modules.module", "transformers", "meteor_agents.cli", "torchlike"):
     warnings.warn_explicit(f"from {module}", FutureWarning, f"{module}.py", 1, module)

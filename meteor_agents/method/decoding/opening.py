@@ -7,7 +7,9 @@ from typing import Literal
 
 from meteor_agents.abilities import DecodesBeams, DecodesContrast, ScoresReplies
 from meteor_agents.errors import SettingsError
-from meteor_agents.method.decoding import BestOf, Revise, Single, Strategy, Vote
+from meteor_agents.method.decoding.direct import Revise, Single
+from meteor_agents.method.decoding.sampled import BestOf, Vote
+from meteor_agents.method.decoding.strategy import Strategy
 from meteor_agents.method.judges import Judge
 from meteor_agents.models import Contrast, SamplingParams
 from meteor_agents.settings.decoding import Decoding, decoding

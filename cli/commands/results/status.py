@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from meteor_agents.analysis.forecast import misses, stored_forecast
+from meteor_agents.analysis.estimating.forecast import misses, stored_forecast
 from meteor_agents.analysis.status import read_status
 from meteor_agents.assembly.estimating import REUSABLE
 from meteor_agents.cli.newest_student import how_to_use, newest_student

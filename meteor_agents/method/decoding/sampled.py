@@ -1,8 +1,4 @@
-"""Decoding strategies: ways of getting one attempt from the student, each with its cost.
-
-A strategy asks through the student, whose calls are recorded one by one. Samples of one prompt differ by their
-number, so strategies that draw the same samples share them, and a run that was killed repeats none.
-"""
+"""Strategies that draw several samples and choose one: best of N, and voting."""
 
 from __future__ import annotations
 
@@ -10,87 +6,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from meteor_agents.errors import ModelError
-from meteor_agents.messages import Attempt, Decoded, Question, Status
+from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import Said, Student
+from meteor_agents.method.decoding.strategy import NOTHING, Choice, Cost, cost_of
+from meteor_agents.method.decoding.text_similarity import medoid, normalised
 from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge, VerifierJudge
 from meteor_agents.method.replies import SCORES_SCHEMA, parse_scores
-from meteor_agents.method.text_similarity import medoid, normalised
-from meteor_agents.models import Occasion, SamplingParams, Usage
+from meteor_agents.models import Occasion, SamplingParams
 
 Value = TypeVar("Value")
-Number = TypeVar("Number", int, float)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """The calls and tokens that a reply took from the student. None: a server did not say."""
-
-    calls: int
-    input_tokens: int | None
-    output_tokens: int | None
-    passed: float | None
-    """Tokens that the student's weights computed, forward."""
-
-    @classmethod
-    def of(cls, usage: Usage, *, prompt_passes: float = 1, reply_passes: float = 1) -> Cost:
-        """The cost of one call. `prompt_passes` and `reply_passes`: how often each token was computed."""
-        given, said = usage.input_tokens, usage.output_tokens
-        known = given is not None and said is not None
-        return cls(1, given, said, prompt_passes * (given or 0) + reply_passes * (said or 0) if known else None)
-
-    def __add__(self, other: Cost) -> Cost:
-        """The cost of both; a part that is unknown in one is unknown in the sum."""
-        return Cost(
-            self.calls + other.calls,
-            _sum(self.input_tokens, other.input_tokens),
-            _sum(self.output_tokens, other.output_tokens),
-            _sum(self.passed, other.passed),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The attempt that a strategy chose, and what it took."""
-
-    attempt: Attempt
-    cost: Cost
-    scores: tuple[float | None, ...] = ()
-    """The score of each candidate, where there were several; None for one that has none."""
-    chosen: int = 0
-    """The index of the chosen candidate in `scores`."""
-
-
-class Strategy(Protocol):
-    """One way of decoding."""
-
-    @property
-    def name(self) -> str:
-        """The strategy in a few words, for people: for example "best of 8 by judge"."""
-        ...
-
-    async def decode(self, question: Question, student: Student, *, stage: str) -> Choice:
-        """One attempt at the question. Raises `ModelError` when there is none."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Single:
-    """One call: greedy, a sample, beam search, or contrastive decoding."""
-
-    name: str
-    sampling: SamplingParams
-    prompt_passes: float = 1
-    reply_passes: float = 1
-    """How often each token of the reply is computed, in forward passes of the student."""
-
-    async def decode(self, question: Question, student: Student, *, stage: str) -> Choice:
-        """The reply to one call."""
-        said = await student.decode(question, self.sampling, stage=stage)
-        cost = Cost.of(said.usage, prompt_passes=self.prompt_passes, reply_passes=self.reply_passes)
-        return Choice(said.attempt, cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +42,7 @@ class BestOf:
         if not open_to:
             raise ModelError(f"{self.name}: not one of the samples has a readable score")
         best = max(open_to, key=lambda i: scores[i] or 0.0)
-        return Choice(drawn[best].attempt, _cost(drawn, *(cost for _, cost in rated)), tuple(scores), best)
+        return Choice(drawn[best].attempt, cost_of(drawn, *(cost for _, cost in rated)), tuple(scores), best)
 
     async def _rate(
         self, question: Question, student: Student, attempt: Attempt, stage: str
@@ -147,26 +74,7 @@ class Vote:
         else:
             views = await all_of([view(self.judge, question, said.attempt.answer) for said in drawn])
             best, scores = _most_frequent(views, _complete(drawn))
-        return Choice(drawn[best].attempt, _cost(drawn), tuple(scores), best)
-
-
-@dataclass(frozen=True, slots=True)
-class Revise:
-    """A draft, then for some rounds the student's own critique of it and a new draft."""
-
-    name: str
-    sampling: SamplingParams
-    rounds: int
-
-    async def decode(self, question: Question, student: Student, *, stage: str) -> Choice:
-        """The last draft. Its cost includes every draft and critique."""
-        said = await student.decode(question, self.sampling, stage=stage)
-        cost = _cost([said])
-        for _ in range(self.rounds):
-            critique = await student.critique(question, said.attempt, self.sampling, stage=stage)
-            said = await student.redraft(question, said.attempt, critique.text, self.sampling, stage=stage)
-            cost = cost + Cost.of(critique.usage) + _cost([said])
-        return Choice(said.attempt, cost)
+        return Choice(drawn[best].attempt, cost_of(drawn), tuple(scores), best)
 
 
 async def score(question: Question, judge: Judge, attempt: Attempt, *, stage: str) -> float | None:
@@ -186,21 +94,6 @@ async def view(judge: Judge, question: Question, answer: str) -> str:
     return f"seen {seen}" if seen is not None else f"read {normalised(answer)}"
 
 
-def decoded(strategy: Strategy, choice: Choice, parameters: int | None) -> Decoded:
-    """For the trace: what the choice took, at 2 x `parameters` floating point operations per token."""
-    cost = choice.cost
-    return Decoded(
-        strategy=strategy.name,
-        weights=choice.attempt.weights,
-        calls=cost.calls,
-        input_tokens=cost.input_tokens,
-        output_tokens=cost.output_tokens,
-        flops=2.0 * parameters * cost.passed if parameters and cost.passed is not None else None,
-        scores=choice.scores,
-        chosen=choice.chosen,
-    )
-
-
 async def all_of(calls: Sequence[Awaitable[Value]]) -> list[Value]:
     """The results of all calls, or the first error once every call has ended, so that what was paid for is kept."""
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -212,9 +105,6 @@ async def all_of(calls: Sequence[Awaitable[Value]]) -> list[Value]:
     return found
 
 
-NOTHING = Cost(0, 0, 0, 0.0)
-
-
 async def _draw(samples: int, question: Question, student: Student, sampling: SamplingParams, stage: str) -> list[Said]:
     return await all_of(
         [student.decode(question, sampling, stage=stage, sample=number) for number in range(1, samples + 1)]
@@ -224,13 +114,6 @@ async def _draw(samples: int, question: Question, student: Student, sampling: Sa
 def _complete(drawn: Sequence[Said]) -> list[int]:
     """The indices of the complete samples; of all of them if none is complete."""
     return [i for i, said in enumerate(drawn) if said.attempt.ending.complete] or list(range(len(drawn)))
-
-
-def _cost(drawn: Sequence[Said], *more: Cost) -> Cost:
-    total = NOTHING
-    for cost in (*(Cost.of(said.usage) for said in drawn), *more):
-        total = total + cost
-    return total
 
 
 def _most_alike(drawn: Sequence[Said]) -> tuple[int, list[float | None]]:
@@ -248,7 +131,3 @@ def _most_frequent(views: Sequence[str], complete: Sequence[int]) -> tuple[int, 
 
 def _read_scores(reply: JudgeReply) -> dict[str, float]:
     return parse_scores(reply.text, reply.quoted) or {}
-
-
-def _sum(a: Number | None, b: Number | None) -> Number | None:
-    return None if a is None or b is None else a + b

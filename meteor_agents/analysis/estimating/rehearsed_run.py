@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from meteor_agents.analysis.figures import Estimate, added, rounded
-from meteor_agents.analysis.lengths import ENOUGH, Lengths
-from meteor_agents.analysis.rehearsal import IMAGINED, Rehearsal, RehearsedSpeaker, RehearsedVerifier
+from meteor_agents.analysis.estimating.figures import Estimate, added, rounded
+from meteor_agents.analysis.estimating.lengths import ENOUGH, Lengths
+from meteor_agents.analysis.estimating.rehearsal import IMAGINED, Rehearsal, RehearsedSpeaker, RehearsedVerifier
 from meteor_agents.calls.budget import Price
 from meteor_agents.evaluation.grading import EVALUATE
 from meteor_agents.evaluation.human_labels import HumanLabel

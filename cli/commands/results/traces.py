@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from meteor_agents.cli.commands.status import open_run
+from meteor_agents.cli.commands.results.status import open_run
 from meteor_agents.cli.terminal import PlainConsole, json_text, one_line, say
 from meteor_agents.errors import UsageError
 from meteor_agents.messages import Lineage

@@ -12,15 +12,14 @@ from typing import Any, Literal
 import yaml
 
 from meteor_agents.assembly.opening import open_templates
-from meteor_agents.cli.commands.llama_factory import Style, check_beside, write_beside
-from meteor_agents.cli.commands.status import open_run
+from meteor_agents.cli.commands.results.llama_factory import Style, check_beside, write_beside
+from meteor_agents.cli.commands.results.status import open_run
 from meteor_agents.cli.terminal import say
 from meteor_agents.errors import MissingExtraError, StoreError, UsageError
-from meteor_agents.method.agents import Student
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
+from meteor_agents.method.student_prompts import StudentPrompts
 from meteor_agents.method.training_rows import TrainingRows, distillation_rows, refinement_rows, self_training_rows
-from meteor_agents.method.voice import Voice
-from meteor_agents.models import ChatMessage, SamplingParams
+from meteor_agents.models import ChatMessage
 from meteor_agents.settings.loading import load_settings
 from meteor_agents.settings.run import Settings
 from meteor_agents.traces import Trace
@@ -93,29 +92,32 @@ def _reasons(left_out: Mapping[str, int]) -> str:
 def _rows(what: What, traces: Sequence[Trace], settings: Settings) -> tuple[list[dict[str, Any]], Mapping[str, int]]:
     if what == "traces":
         return [trace.model_dump(mode="json") for trace in traces], {}
-    student = _prompting_student(settings)
+    templates = open_templates(settings.prompts.dir)
+    prompts = StudentPrompts(templates, settings.domain, in_one_chat=settings.refine.in_one_chat)
     by_stage: dict[str, list[Trace]] = {}
     for trace in traces:
         by_stage.setdefault(trace.stage, []).append(trace)
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     for stage, held in by_stage.items():
-        converted = _converted(what, stage, held, student, settings)
+        converted = _converted(what, stage, held, prompts, settings)
         left_out.update(converted.left_out)
         rows += [{"id": row.id, "stage": stage, **_columns(row)} for row in converted.rows]
     return rows, left_out
 
 
-def _converted(what: What, stage: str, traces: Sequence[Trace], student: Student, settings: Settings) -> TrainingRows:
+def _converted(
+    what: What, stage: str, traces: Sequence[Trace], prompts: StudentPrompts, settings: Settings
+) -> TrainingRows:
     """Examples are those that the run trains on (where it trains on pairs, the accepted replies)."""
     conversion = settings.refine.conversion
     if what == "sft" and stage == DISTILL:
-        return distillation_rows(traces, student)
+        return distillation_rows(traces, prompts)
     if stage == REFINE:
-        return refinement_rows(traces, student, "pairs" if what == "preferences" else
+        return refinement_rows(traces, prompts, "pairs" if what == "preferences" else
                        "final" if conversion == "pairs" else conversion)  # fmt: skip
     if what == "preferences" and stage.startswith(SELF_TRAIN):
-        return self_training_rows(traces, student)
+        return self_training_rows(traces, prompts)
     return TrainingRows([], {})
 
 
@@ -160,14 +162,3 @@ def _settings_of(run: Path) -> Settings:
     except (OSError, yaml.YAMLError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     return load_settings(content, base=run, source=str(path))
-
-
-def _prompting_student(settings: Settings) -> Student:
-    """A student that renders prompts and never speaks."""
-    voice = Voice(_Mute(), open_templates(settings.prompts.dir), settings.domain, settings.student.sampling)
-    return Student(voice, in_one_chat=settings.refine.in_one_chat)
-
-
-class _Mute:
-    async def complete(self, messages: object, sampling: SamplingParams, occasion: object) -> Any:
-        raise UsageError("an export asks no model")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meteor_agents.messages import Attempt, Dropped, Question
-from meteor_agents.method.decoding import view
+from meteor_agents.method.decoding.sampled import view
+from meteor_agents.method.decoding.text_similarity import normalised, similarity
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.text_similarity import normalised, similarity
 from meteor_agents.models import FinishReason
 
 

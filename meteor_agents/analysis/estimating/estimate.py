@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 
-from meteor_agents.analysis.figures import Estimate
-from meteor_agents.analysis.rehearsal import VERDICTS
-from meteor_agents.analysis.rehearsed_measurement import RehearsedMeasurement
-from meteor_agents.analysis.rehearsed_run import QUESTIONS, Given, RehearsedRun
+from meteor_agents.analysis.estimating.figures import Estimate
+from meteor_agents.analysis.estimating.rehearsal import VERDICTS
+from meteor_agents.analysis.estimating.rehearsed_measurement import RehearsedMeasurement
+from meteor_agents.analysis.estimating.rehearsed_run import QUESTIONS, Given, RehearsedRun
 from meteor_agents.messages import Question
 from meteor_agents.method.conversations import DISTILL, REFINE, SELF_TRAIN
 from meteor_agents.pipeline.checkpoints import LINEAGE

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from meteor_agents.analysis.rehearsal import COMPARISONS, SCORES, VERDICTS
-from meteor_agents.analysis.rehearsed_run import RehearsedRun
+from meteor_agents.analysis.estimating.rehearsal import COMPARISONS, SCORES, VERDICTS
+from meteor_agents.analysis.estimating.rehearsed_run import RehearsedRun
 from meteor_agents.evaluation.comparison import compare
-from meteor_agents.evaluation.grading import Panel, ask_and_grade, grade, is_graded
+from meteor_agents.evaluation.grading import Panel, ask_and_grade, grade
 from meteor_agents.evaluation.results import read_graded_reply
 from meteor_agents.messages import Attempt, Question
 from meteor_agents.method.agents import Student
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.stage_calls import greedy
-from meteor_agents.pipeline.stages.measurement import finding, labelled
+from meteor_agents.pipeline.stages.measurement import finding, labelled, owed_questions
 from meteor_agents.training import Checkpoint
 
 
@@ -48,8 +48,10 @@ class RehearsedMeasurement:
         run, panel = self._run, self._run.cast.panel
         run.rehearsal.asked_for = SCORES
         run.rehearsal.weights = () if version is None else (version,)
-        for questions, stored in self._sets(version):
-            owed = [q for q in questions if q.id not in stored or not is_graded(read_graded_reply(stored[q.id], q.id), q)]
+        recipe, retry = run.recipes.evaluate(), self._settings.retry_failed
+        for heldout, questions in run.given.questions.heldout.items():
+            key = version or "", heldout, recipe
+            owed: Sequence[Question] = owed_questions(run.given.records, key, questions, retry_failed=retry)
             await run.rehearse(owed, lambda question: ask_and_grade(question, student, panel, sampling=sampling))
 
     async def _compare(self, before: str, after: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from meteor_agents.analysis.rehearsal import Expected
+from meteor_agents.analysis.estimating.rehearsal import Expected
 from meteor_agents.calls.budget import Price
 from meteor_agents.models import Usage
 

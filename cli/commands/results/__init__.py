@@ -1,0 +1,1 @@
+"""Commands that read a run directory: status, traces, replay, report and export."""

@@ -1,0 +1,1 @@
+"""What a run will cost: its conversations rehearsed with stored and imagined replies, and counted."""
