@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -109,8 +109,12 @@ class RecordedModel:
             self._store.count_soon(self._role, Counter.REUSED)
             self._observer.on_event(CallFinished(self._role, True, 0.0, 0, 0))
             return stored
-        with self._told(same):
+        ended = self._asking[same] = asyncio.Event()
+        try:
             return await self._ask(key, messages, sampling, occasion)
+        finally:  # however it ended, others who want the same reply go on
+            del self._asking[same]
+            ended.set()
 
     def _key(self, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion) -> str:
         said = [(message.role, message.content) for message in messages]
@@ -125,16 +129,6 @@ class RecordedModel:
         older = self.also_reusable.get(occasion.stage, ())
         stored = self._store.find_call(key, (self._version(), *older), sampling.max_tokens)
         return None if stored is None or stored.finish_reason in BROKEN_OFF else replace(stored, reused=True)
-
-    @contextmanager
-    def _told(self, same: tuple[str, int]) -> Iterator[None]:
-        """Others who want the same reply wait until the body ends, however it ends."""
-        ended = self._asking[same] = asyncio.Event()
-        try:
-            yield
-        finally:
-            del self._asking[same]
-            ended.set()
 
     async def _ask(
         self, key: str, messages: Sequence[ChatMessage], sampling: SamplingParams, occasion: Occasion
@@ -201,4 +195,4 @@ def _request(messages: Sequence[ChatMessage], sampling: SamplingParams) -> str:
 
 def _as_spoken_by(reply: Completion, weights: str) -> Completion:
     """A model whose weights this run does not change is stored under one name, whatever its server calls itself."""
-    return replace(reply, weights=weights)
+    return reply if reply.weights == weights else replace(reply, weights=weights)

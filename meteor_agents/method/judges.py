@@ -124,7 +124,7 @@ def _verdict(reply: JudgeReply) -> Verdict:
 def _texts(value: object) -> list[str]:
     """Every text of a question, its metadata included."""
     if isinstance(value, Question):
-        return [text for part in value.model_dump().values() for text in _texts(part)]
+        return [text for _, part in value for text in _texts(part)]
     if isinstance(value, dict):
         return [text for part in value.values() for text in _texts(part)]
     if isinstance(value, list | tuple):

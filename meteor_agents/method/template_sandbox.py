@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any
 
 import jinja2
@@ -15,6 +16,8 @@ from jinja2 import nodes
 
 MOST_CHARACTERS = 2_000_000
 """The most characters of one text, and items of one list. No model reads a longer prompt."""
+CHECKED_AT_ONCE = 32
+"""Pieces of a text that are made before their length is checked; none is longer than `MOST_CHARACTERS`."""
 MOST_STEPS = 100_000
 """Passes through loops and calls in one rendering."""
 MOST_WIDTH = 10_000
@@ -54,11 +57,12 @@ class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     @staticmethod
     def concat(pieces: Iterable[str]) -> str:
         """The pieces of a block, a macro or a `set` as one text."""
-        found, size = [], 0
-        for piece in pieces:
-            size += len(piece)
+        found: list[str] = []
+        size, left = 0, iter(pieces)
+        while some := list(islice(left, CHECKED_AT_ONCE)):
+            size += sum(map(len, some))
             _check(size)
-            found.append(piece)
+            found += some
         return "".join(found)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
