@@ -32,6 +32,6 @@ def test_another_commit_is_refused_with_the_way_back(tmp_path: Path, monkeypatch
         asyncio.run(pin_models(store, MODELS))
         asyncio.run(pin_models(store, MODELS))
         put("bbb")
-        with pytest.raises(SettingsError, match="began with org/name at aaa, and bbb .*fetch org/name --revision aaa"):
+        with pytest.raises(SettingsError, match=r"began with org/name at aaa, and bbb .*fetch org/name --revision aaa"):
             asyncio.run(pin_models(store, MODELS))
         asyncio.run(pin_models(store, {"teacher": MODELS["teacher"]}))

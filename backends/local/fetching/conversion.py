@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meteor_agents.backends.local.catalog import KnownModel
-from meteor_agents.backends.local.library_noise import silence_libraries
+from meteor_agents.backends.local.quiet import silence_libraries
 
 ROWS = 4096
 """Rows of a tensor that are widened to float32 at once."""
