@@ -93,11 +93,11 @@ _A_CHAT: tuple[tuple[Literal["user", "assistant"], str], ...] = (
 
 def how_to_get(settings: ModelSettings) -> str:
     """For an error about a model that is not here: the command that fetches it."""
-    from meteor_agents.backends.local.catalog import CATALOG
+    from meteor_agents.backends.local.catalog import how_to_fetch
 
-    if settings.model in CATALOG:
-        return f"fetch it first: meteor models fetch {settings.model}"
-    return "download the model and name its folder (for example: hf download ORG/MODEL --local-dir FOLDER)"
+    if command := how_to_fetch(settings.model or ""):
+        return f"fetch it first: {command}"
+    return "name a model's folder, or a model from `meteor models list`, or fetch one: meteor models fetch ORG/NAME"
 
 
 def costs_money(settings: ModelSettings) -> bool:

@@ -10,24 +10,63 @@ import typer
 from meteor_agents.cli.command import command
 from meteor_agents.cli.options import PromptsConfig, PromptsDir
 
-models = typer.Typer(help="Small models that this project can fetch.", no_args_is_help=True, rich_markup_mode=None)
+models = typer.Typer(help="List, fetch and remove models on this machine.", no_args_is_help=True, rich_markup_mode=None)
 prompts = typer.Typer(help="List, show, check and copy prompts.", no_args_is_help=True, rich_markup_mode=None)
+
+
+ModelName = Annotated[
+    str, typer.Argument(metavar="NAME", help="A name from `models list`, or org/name of the Hugging Face hub.")
+]
 
 
 @command(models, "list", "models list")
 def models_list() -> None:
-    """List the models that can be fetched, and where those are that have been."""
+    """List the known models and the fetched ones: size on disk, licence, source, revision.
+
+    Into a pipe, the list is tab-separated, with the folder or the command that fetches it at the end.
+    """
     from meteor_agents.cli.commands.models import list_models
 
     list_models()
 
 
-@command(models, "fetch", "models fetch smollm2-135m")
-def models_fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `models list`.")]) -> None:
-    """Fetch a model's weights, verify them and convert them once into the cache."""
+@command(models, "fetch", "models fetch qwen2.5-coder-0.5b")
+def models_fetch(
+    name: ModelName,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="A branch, tag or commit on the hub. Default: the main branch.")
+    ] = None,
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="Only the verified GGUF file, for llama.cpp; nothing is converted.")
+    ] = False,
+) -> None:
+    """Fetch a model into the cache, verified and ready for `model: NAME`. Resumes.
+
+    Says first what it costs in download and disk. A key for the hub is read from the environment variable HF_TOKEN.
+    """
     from meteor_agents.cli.commands.models import fetch_model
 
-    fetch_model(name)
+    fetch_model(name, revision, gguf)
+
+
+@command(models, "path", "models path qwen2.5-coder-0.5b --gguf")
+def models_path(
+    name: ModelName, gguf: Annotated[bool, typer.Option("--gguf", help="The GGUF file instead.")] = False
+) -> None:
+    """Print the folder of a fetched model, and nothing else."""
+    from meteor_agents.cli.commands.models import print_path
+
+    print_path(name, gguf)
+
+
+@command(models, "remove", "models remove qwen2.5-coder-0.5b")
+def models_remove(
+    name: ModelName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
+) -> None:
+    """Delete what was fetched of a model."""
+    from meteor_agents.cli.commands.models import remove_model
+
+    remove_model(name, yes)
 
 
 @command(prompts, "list", "prompts list --dir my-prompts")

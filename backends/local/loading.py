@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from meteor_agents.backends.local.catalog import resolve
+from meteor_agents.backends.local.catalog import how_to_fetch, is_hub_name, resolve
 from meteor_agents.backends.local.chat_template import end_of_turn_id
 from meteor_agents.backends.local.decoding.loaded_model import LoadedModel, thought_marks
 from meteor_agents.backends.local.hardware import pick_device, pick_dtype
@@ -25,9 +24,9 @@ BATCHED_LAYERS = {"full_attention", "sliding_attention"}
 def load_model(model: str | Path, device: str, dtype: str, quantization: Mapping[str, Any] | None) -> LoadedModel:
     """Read a model for inference and put it on `device`.
 
-    `model` is a folder, a name that `meteor models fetch` knows, or a name on the Hugging Face hub. `quantization` is what
-    transformers takes as `quantization_config`. Raises `SettingsError` when there is no such model, or none that can be
-    decoded here.
+    `model` is a folder, a name that `meteor models fetch` knows, or a name of the Hugging Face hub that was fetched.
+    `quantization` is what transformers takes as `quantization_config`. Raises `SettingsError` when there is no such model,
+    or none that can be decoded here.
     """
     source = _source(model)
     target = pick_device(device)
@@ -60,12 +59,21 @@ def load_model(model: str | Path, device: str, dtype: str, quantization: Mapping
 def _source(model: str | Path) -> str:
     if Path(model).is_dir():
         return str(model)
-    fetched = resolve(str(model))
-    if fetched is not None:
-        return str(fetched)
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(model)) and not Path(model).parent.is_dir():
-        return str(model)  # a name on the Hugging Face hub, or in its local cache
+    if (found := resolve(str(model)) or _in_hub_cache(str(model))) is not None:
+        return str(found)
+    if (command := how_to_fetch(str(model))) and not Path(model).parent.is_dir():
+        raise SettingsError(f"the model {str(model)!r} is not here; fetch it: {command}")
     raise SettingsError(_no_model(model, "there is no such folder"))
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """The folder of a model that another program has left in the hub's own cache; nothing is downloaded."""
+    if not is_hub_name(name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _read(

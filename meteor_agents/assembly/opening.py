@@ -10,6 +10,7 @@ from pathlib import Path
 
 from meteor_agents.abilities import innermost
 from meteor_agents.assembly.config_file import dump_config
+from meteor_agents.assembly.pinned_models import pin_models
 from meteor_agents.assembly.question_sets import SET_APART, limited, open_questions, with_overlaps
 from meteor_agents.assembly.role_models import ModelOpener, check_budget, make_ready
 from meteor_agents.backends.base_model import base_checkpoint, check_chat, check_trainable
@@ -85,9 +86,10 @@ class Opening:
         labels = read_labels(settings.evaluate.human) if settings.evaluate.human else []
         trainer = self._trainer(settings, closing) if plan.trains else None
         budget = Budget(self.store, usd=settings.budget.usd, tokens=settings.budget.tokens)
+        asked = role_models(settings, evaluates=plan.evaluates)
+        await pin_models(self.store, {name: model.settings for name, model in asked.items()})
         opener = ModelOpener(self.observer, self.store, budget, self.directory.path)
         models = await self._models(opener, settings, plan, closing)
-        asked = role_models(settings, evaluates=plan.evaluates)
         recorded = {name: opener.recorded(asked[name], model) for name, model in models.items()}
         free = self._free_judges(settings, plan, closing)
         cast = cast_agents(

@@ -149,7 +149,7 @@ def test_training_starts_from_a_complete_folder_only(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"student\.model: .* lacks config\.json"):
         check_trainable(settings(backend="transformers", model=str(folder)))
     with pytest.raises(
-        SettingsError, match=r"'org/name' is no folder on this machine.*download the model and name its"
+        SettingsError, match=r"'org/name' is no folder on this machine.*fetch it first: meteor models fetch org/name"
     ):
         check_trainable(settings(backend="transformers", model="org/name"))
 

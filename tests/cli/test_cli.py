@@ -60,7 +60,8 @@ def project(tmp_path: Path) -> Path:
 
 
 COMMANDS = ["run", "distill", "finetune", "refine", "self-train", "evaluate", "estimate", "check", "init", "status",
-            "traces", "report", "export", "models", "models fetch", "prompts", "prompts list", "prompts show",
+            "traces", "report", "export", "models", "models list", "models fetch", "models path",
+            "models remove", "prompts", "prompts list", "prompts show",
             "prompts render", "prompts lint", "prompts export"]  # fmt: skip
 
 

