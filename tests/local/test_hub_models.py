@@ -25,7 +25,7 @@ class Hub(BaseHTTPRequestHandler):
 
     server: Any
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Nothing is printed."""
 
     def do_HEAD(self) -> None:

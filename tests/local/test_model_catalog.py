@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,7 +216,8 @@ def test_converted_model_has_the_weights_of_the_file_and_speaks(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.encode("<|im_start|>ab<|im_end|>") == [7, 5, 8]
     assert tokenizer.chat_template
-    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    loaded, info = opened
     assert not any(info.values())
     with torch.inference_mode():
         assert torch.isfinite(loaded(torch.tensor([[1, 2, 3]])).logits).all()

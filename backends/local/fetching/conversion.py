@@ -58,8 +58,9 @@ def _named_weights(gguf: Path, skeleton: Any) -> dict[str, Weight]:
     reader = GGUFReader(gguf)
     stored = {tensor.name: tensor for tensor in reader.tensors}
     config = skeleton.config
-    kind = reader.get_field("general.architecture").contents()
-    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == kind)
+    field = reader.get_field("general.architecture")
+    kind = field.contents() if field else None
+    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == kind)  # of a known model: it is there
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     # The head is stored in more bits than the embeddings, so it is nearer to the matrix that both of them were.
     shared = "output.weight" if "output.weight" in stored else "token_embd.weight"
