@@ -8,11 +8,11 @@ import pytest
 
 from meteor_agents.backends.local.chat_template import IGNORED, example_ids, prompt_ids
 from meteor_agents.backends.training.ranks.batching.encoding import encode_row, encode_rows
-from meteor_agents.messages import Guide, Status, Verdict
+from meteor_agents.messages import Answer, Guide, Status, Verdict
 from meteor_agents.method.training_rows import UNEXPLAINED, preference_rows, refinement_rows, teaches
 from meteor_agents.models import ChatMessage
 from meteor_agents.traces import Outcome, Trace
-from meteor_agents.training import DistilledReply
+from meteor_agents.training import DistilledReply, Example
 from tests.method.test_training_rows import QUESTION, RIGHT, WRONG, attempt, held, silent_student
 from tests.support.tiny_model import real_tokenizer
 
@@ -58,6 +58,17 @@ def test_exhausted_traces_teach_with_their_last_try_too_and_failed_ones_do_not()
     assert [row.id for row in converted.rows] == ["q1#1", "q1#2", "q1#3", "q1#4"]
     assert converted.left_out == {}
     assert refinement_rows([trace], student.prompts, "pairs") == preference_rows([trace], student.prompts) == ([], {})
+
+
+def test_taught_trace_also_teaches_the_teachers_answer() -> None:
+    tries = judged((WRONG, "Wrong.", None), ("Answer: 5", "", None), outcome=Outcome.TAUGHT)
+    right = (Answer(text=RIGHT, model="t", weights="t"), Verdict(status=Status.CORRECT, model="v"))
+    taught = tries.model_copy(update={"messages": (*tries.messages, *right)})
+    prompts = silent_student().prompts
+    distilled, answer = refinement_rows([taught], prompts, "self_distill").rows
+    assert isinstance(distilled, DistilledReply)
+    assert distilled.reply == WRONG
+    assert answer == Example(id="q1", prompt=prompts.attempt(QUESTION), target=RIGHT)
 
 
 def test_only_self_distillation_counts_exhausted_traces_towards_an_update() -> None:
