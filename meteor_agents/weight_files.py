@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,21 @@ def changed_since_written(folder: Path) -> str | None:
         if f"{_crc32(file):08x}" != checksum:
             return f"{name} has another content than the one that was written"
     return None
+
+
+def weights_now(folder: Path, before: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The weight files of a folder by name: bytes, time of the last change, CRC-32. Raises `OSError`.
+
+    `before` is an earlier record: a file of the same size and time is not read again.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in _weights(folder):
+        stat = file.stat()
+        now = {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
+        known = before.get(file.name, {})
+        same = all(known.get(name) == value for name, value in now.items())
+        found[file.name] = {**now, "crc32": known["crc32"] if same else f"{_crc32(file):08x}"}
+    return found
 
 
 def _crc32(file: Path) -> int:

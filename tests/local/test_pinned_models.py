@@ -1,8 +1,9 @@
-"""A run never goes on with another revision of a fetched model than it began with."""
+"""A run never goes on with other models than it began with."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -35,3 +36,24 @@ def test_another_commit_is_refused_with_the_way_back(tmp_path: Path, monkeypatch
         with pytest.raises(SettingsError, match=r"began with org/name at aaa, and bbb .*fetch org/name --revision aaa"):
             asyncio.run(pin_models(store, MODELS))
         asyncio.run(pin_models(store, {"teacher": MODELS["teacher"]}))
+
+
+def test_changed_weights_of_an_own_folder_are_refused_and_touched_ones_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"weights")
+    own = {"student": ModelSettings(backend="transformers", model=str(folder))}
+    with closing(Store(tmp_path / "run.db")) as store:
+        asyncio.run(pin_models(store, own))
+        os.utime(weights, ns=(1, 1))
+        asyncio.run(pin_models(store, own))
+        weights.write_bytes(b"WEIGHTS")
+        for _ in range(2):
+            with pytest.raises(SettingsError, match=r"other weights in .*model: model.safetensors changed since"):
+                asyncio.run(pin_models(store, own))
+        weights.write_bytes(b"weights")
+        asyncio.run(pin_models(store, own))
+        (folder / "model-2.safetensors").write_bytes(b"more")
+        with pytest.raises(SettingsError, match=r"model-2.safetensors changed"):
+            asyncio.run(pin_models(store, own))
