@@ -117,7 +117,6 @@ class Student:
         return SelfJudge(replace(self._voice, sampling=sampling))
 
 
-
 def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
     """The sampling for draw or try `number`, from 1 on: with a seed, each draw gets its own."""
     if sampling.seed is None or sampling.temperature == 0 or number == 1:
