@@ -9,7 +9,7 @@ from typing import Protocol
 from meteor_agents.errors import ModelError
 from meteor_agents.messages import Answer, Attempt, Guide, Guideline, Question, Verdict
 from meteor_agents.method.judges import Judge, JudgeReply, ModelJudge, SelfJudge, VerifierJudge
-from meteor_agents.method.replies import split_answer
+from meteor_agents.method.replies import read_attempt
 from meteor_agents.method.student_prompts import StudentPrompts, said
 from meteor_agents.method.voice import Voice
 from meteor_agents.models import Completion, FinishReason, Likelihood, Occasion, SamplingParams, Usage
@@ -26,7 +26,6 @@ __all__ = [
     "Teacher",
     "VerifierJudge",
     "Voice",
-    "read_attempt",
 ]
 
 
@@ -124,29 +123,8 @@ def _drawn(sampling: SamplingParams, number: int) -> SamplingParams:
     return sampling.model_copy(update={"seed": sampling.seed + number - 1})
 
 
-def read_attempt(answer: Answer) -> Attempt:
-    """A teacher's answer as an attempt, so that a judge can judge it."""
-    parts = split_answer(answer.text)
-    return Attempt(
-        text=answer.text,
-        reasoning=parts.reasoning,
-        answer=parts.answer,
-        ending=answer.ending,
-        model=answer.model,
-        weights=answer.weights,
-    )
-
-
 def _attempt(reply: Completion) -> Attempt:
-    parts = split_answer(reply.text)
-    return Attempt(
-        text=reply.text,
-        reasoning=parts.reasoning,
-        answer=parts.answer,
-        ending=reply.finish_reason,
-        model=reply.model,
-        weights=reply.weights,
-    )
+    return read_attempt(reply.text, model=reply.model, weights=reply.weights, ending=reply.finish_reason)
 
 
 class Teacher(Protocol):

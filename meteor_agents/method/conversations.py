@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meteor_agents.messages import AnyMessage, Dropped, Guide, Lineage, Question, Status, Verdict
-from meteor_agents.method.agents import Student, Teacher, read_attempt
+from meteor_agents.method.agents import Student, Teacher
 from meteor_agents.method.decoding.preference_pairs import PairRules
 from meteor_agents.method.decoding.strategy import Strategy, decoded
 from meteor_agents.method.judges import Judge
+from meteor_agents.method.replies import read_attempt
 from meteor_agents.models import FinishReason
 from meteor_agents.traces import Outcome, Trace, Turn
 
@@ -108,9 +109,8 @@ async def refine(
     if answer is None:
         return ended(Outcome.EXHAUSTED)
     said.append(answer)
-    verdict = UNJUDGED.get(answer.ending) or await judge.evaluate(
-        question, read_attempt(answer), stage=REFINE, tries=iterations + 1
-    )
+    reply = read_attempt(answer.text, model=answer.model, weights=answer.weights, ending=answer.ending)
+    verdict = UNJUDGED.get(answer.ending) or await judge.evaluate(question, reply, stage=REFINE, tries=iterations + 1)
     said.append(verdict)
     if verdict.status is Status.ERROR:
         return ended(Outcome.FAILED, f"no verdict from {verdict.model} on the teacher's answer: {verdict.explanation}")

@@ -7,8 +7,9 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from meteor_agents.messages import Status, Verdict
+from meteor_agents.messages import Attempt, Status, Verdict
 from meteor_agents.method.judge_json import Stated, stated_objects, with_fields
+from meteor_agents.models import FinishReason
 from meteor_agents.safe_text import clean
 
 Agreed = TypeVar("Agreed")
@@ -87,6 +88,12 @@ def _fenced_blocks(text: str) -> list[_Block]:
         language = _LANGUAGE.match(content)
         blocks.append(_Block(opening.start(), content[language.end() :] if language else content))
     return blocks
+
+
+def read_attempt(text: str, *, model: str, weights: str, ending: FinishReason = FinishReason.COMPLETE) -> Attempt:
+    """A reply of any model as an attempt, split into reasoning and answer, so that a judge can judge it."""
+    parts = split_answer(text)
+    return Attempt(text=text, reasoning=parts.reasoning, answer=parts.answer, ending=ending, model=model, weights=weights)
 
 
 def join_answer(reasoning: str | None, answer: str) -> str:

@@ -24,6 +24,7 @@ from meteor_agents.errors import UsageError
 
 _PIECE = 1 << 20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError)
+"""What zipfile raises for a damaged archive; the last for a compression method that it does not know."""
 
 
 def fetch_gguf(known: KnownModel, file: Path, parts: Path, watch: Watch) -> None:

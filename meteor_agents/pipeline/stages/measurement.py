@@ -25,7 +25,7 @@ from meteor_agents.events import EvaluationFinished, QuestionFinished, StageFini
 from meteor_agents.messages import Attempt, Question, Status
 from meteor_agents.method.agents import Student
 from meteor_agents.method.judges import Judge
-from meteor_agents.method.replies import split_answer
+from meteor_agents.method.replies import read_attempt
 from meteor_agents.models import SamplingParams
 from meteor_agents.pipeline.cast import related_models
 from meteor_agents.pipeline.engine import each
@@ -277,10 +277,7 @@ def labelled(label: HumanLabel, last: Attempt | None) -> Attempt | None:
     """The reply that a label is about: the one it contains, or else the last checkpoint's."""
     if label.reply is None:
         return last
-    parts = split_answer(label.reply)
-    return Attempt(
-        text=label.reply, reasoning=parts.reasoning, answer=parts.answer, model="labelled", weights="labelled"
-    )
+    return read_attempt(label.reply, model="labelled", weights="labelled")
 
 
 async def finding(question: Question, attempt: Attempt, judge: Judge, label: HumanLabel) -> str | float | None:
